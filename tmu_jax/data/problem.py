@@ -1,0 +1,341 @@
+"""Forget requests: which images leave, and which unseen images of the same classes stand in for them.
+
+The held-out images D_test make a second problem, the twin, whose answer is known; for it to resemble the first, Eq. 3
+of the paper asks for |D_f| / |D_r| = |D_test| / |D|.
+
+References:
+    Ji et al., "Towards Aligned Data Removal via Twin Machine Unlearning", arXiv:2408.11433, Eq. 3.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from tmu_jax.data.checks import check_integer
+from tmu_jax.data.types import Dataset, ForgetProblem, Pool, Split
+
+HELDOUT_SOURCES = ("test", "train")
+RATIOS = ("dataset", "class", "all")
+MAX_COPIES = 20
+CROP_PADDING = 4
+
+# One stream of random numbers for each purpose, so that one draw never shifts another.
+_TRAIN_STREAM, _TEST_STREAM, _AUGMENT_STREAM = range(3)
+
+
+def forget_subset(
+    data: Dataset,
+    target_classes: Iterable[int],
+    num_forget: int | Literal["all"],
+    seed: int = 0,
+    heldout_source: str = "test",
+    ratio: str = "dataset",
+) -> ForgetProblem:
+    """A request to forget random training images of each of some classes: the paper's protocol.
+
+    The images drawn from a class depend on the seed, the class and `num_forget` alone, not on the other classes asked
+    for, and a smaller request is part of a larger one; the held-out images of a class depend on the seed, the class and
+    their number.
+
+    Args:
+        data: the data set.
+        target_classes: the classes to forget images of.
+        num_forget: the number of images of *each* class, or "all" for the whole class.
+        seed: seed of the draws, 0 or more.
+        heldout_source: "test" takes D_test from the classes' test images (fewer than needed are augmented by flips and
+            crops, in extra rows of a new pool); "train" keeps the same share of *every* class out of training.
+        ratio: "dataset" sizes D_test by Eq. 3 over the whole training set, "class" over the forget class alone;
+            "all" takes all test images of the class.
+
+    Returns:
+        The problem; `forget` and `heldout` are ordered by class, then by row.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: a class or a number out of range, or a D_test that cannot be had.
+    """
+    targets = _check_classes(target_classes, data.num_classes)
+    seed = _check_options(seed, heldout_source, ratio)
+    class_sizes = _class_sizes(data.train_labels, data.num_classes)
+    counts = {c: _check_num_forget(num_forget, c, class_sizes[c]) for c in targets}
+    orders = {
+        c: _shuffled_class(data.train_labels, c, seed, _TRAIN_STREAM) for c in range(data.num_classes) if class_sizes[c]
+    }
+    forget = np.concatenate([np.sort(orders[c][: counts[c]]) for c in targets])
+    return _build(data, forget, counts, orders, seed, heldout_source, ratio)
+
+
+def forget_indices(
+    data: Dataset,
+    indices: Iterable[int],
+    seed: int = 0,
+    heldout_source: str = "test",
+    ratio: str = "dataset",
+) -> ForgetProblem:
+    """A request to forget given training images, of one class or of several.
+
+    Args:
+        data: the data set.
+        indices: row numbers of `data.train_images`, no two equal.
+        seed: seed of the draw of held-out images, 0 or more.
+        heldout_source: as in `forget_subset`; with "train" the classes that are not in the request give up as many
+            images as the class with the most held-out ones.
+        ratio: as in `forget_subset`.
+
+    Returns:
+        The problem; `forget` keeps the order of `indices`, `heldout` is ordered by class, then by row.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: indices out of range or repeated, or a D_test that cannot be had.
+    """
+    forget = _check_indices(indices, len(data.train_labels))
+    seed = _check_options(seed, heldout_source, ratio)
+    classes, sizes = np.unique(data.train_labels[forget], return_counts=True)
+    counts = dict(zip(classes.tolist(), sizes.tolist(), strict=True))
+    orders = {}
+    for c in np.unique(data.train_labels).tolist():
+        order = _shuffled_class(data.train_labels, c, seed, _TRAIN_STREAM)
+        asked = np.isin(order, forget)
+        orders[c] = np.concatenate([order[asked], order[~asked]])
+    return _build(data, forget, counts, orders, seed, heldout_source, ratio)
+
+
+def _build(
+    data: Dataset,
+    forget: np.ndarray,
+    counts: Mapping[int, int],
+    orders: Mapping[int, np.ndarray],
+    seed: int,
+    heldout_source: str,
+    ratio: str,
+) -> ForgetProblem:
+    """Puts the splits together.
+
+    Args:
+        data: the data set.
+        forget: int[f], training rows to forget.
+        counts: how many of them are of each class.
+        orders: the training rows of every class that has any, the forgotten ones first.
+        seed: seed of the draws.
+        heldout_source: "test" or "train".
+        ratio: "dataset", "class" or "all".
+    """
+    num_train = len(data.train_labels)
+    class_sizes = {c: len(order) for c, order in orders.items()}
+    if len(forget) == num_train:
+        raise ValueError(f"the request forgets all {num_train} training images; at least one must stay")
+    pool = data.pool
+    if heldout_source == "train":
+        sizes = _train_heldout_sizes(counts, class_sizes, ratio)
+        kept_out = {c: np.sort(order[len(order) - sizes[c] :]) for c, order in orders.items()}
+        heldout = np.concatenate([kept_out[c] for c in sorted(counts)])
+        train = np.setdiff1d(np.arange(num_train), np.concatenate(list(kept_out.values())))
+    else:
+        pool, heldout = _test_heldout(data, counts, class_sizes, seed, ratio)
+        train = np.arange(num_train)
+    retain = np.setdiff1d(train, forget)
+    kept_classes = np.unique(data.train_labels[retain])
+    whole_classes = tuple(c for c in sorted(counts) if c not in kept_classes)
+    return ForgetProblem(
+        pool=pool,
+        train=_split(pool, train),
+        forget=_split(pool, forget),
+        retain=_split(pool, retain),
+        heldout=_split(pool, heldout),
+        test=_split(pool, np.arange(num_train, len(data.pool))),
+        target_classes=tuple(sorted(counts)),
+        heldout_source=heldout_source,
+        ratio=ratio,
+        seed=seed,
+        whole_classes=whole_classes,
+        notes=_notes(data, whole_classes, len(pool) - len(data.pool)),
+    )
+
+
+def _test_heldout(
+    data: Dataset, counts: Mapping[int, int], class_sizes: Mapping[int, int], seed: int, ratio: str
+) -> tuple[Pool, np.ndarray]:
+    """D_test from the test images: the pool to use, and row numbers of it."""
+    num_train = len(data.train_labels)
+    pool, rows, extra_images, extra_labels = data.pool, [], [], []
+    end = len(pool)
+    for c in sorted(counts):
+        order = _shuffled_class(data.test_labels, c, seed, _TEST_STREAM)
+        size = _test_heldout_size(c, counts, class_sizes, len(order), num_train, ratio)
+        rows.append(num_train + np.sort(order[:size]))
+        if size > len(order):
+            copies = _augment(
+                data.test_images[order], size - len(order), np.random.default_rng([seed, c, _AUGMENT_STREAM])
+            )
+            extra_images.append(copies)
+            extra_labels.append(np.full(len(copies), c, np.int32))
+            rows.append(np.arange(end, end + len(copies)))
+            end += len(copies)
+    if extra_images:
+        pool = Pool(
+            np.concatenate([pool.images, *extra_images]), np.concatenate([pool.labels, *extra_labels]), data.num_classes
+        )
+    return pool, np.concatenate(rows)
+
+
+def _test_heldout_size(
+    c: int, counts: Mapping[int, int], class_sizes: Mapping[int, int], available: int, num_train: int, ratio: str
+) -> int:
+    """|D_test| of one class by Eq. 3, checked against the test images there are."""
+    if available == 0:
+        raise ValueError(
+            f"heldout_source='test' needs test images of class {c}, but there are none; use heldout_source='train'"
+        )
+    if ratio == "all":
+        return available
+    whole, retained = _ratio_sizes(c, counts, class_sizes, num_train, ratio)
+    most = available * (1 + MAX_COPIES)
+    if retained == 0 or (size := _eq3(counts[c], whole, retained)) > most:
+        wanted = "infinitely many" if retained == 0 else str(size)
+        raise ValueError(
+            f"ratio={ratio!r} asks for {wanted} held-out images of class {c}, which has {available} test images: "
+            f"more than {MAX_COPIES} augmented copies of each; forget fewer images, or use ratio='all'"
+            + (" or 'dataset'" if ratio == "class" else "")
+        )
+    return size
+
+
+def _train_heldout_sizes(counts: Mapping[int, int], class_sizes: Mapping[int, int], ratio: str) -> dict[int, int]:
+    """How many images of every class are kept out of training so that Eq. 3 holds for what is left.
+
+    Keeping images out makes D smaller, which changes Eq. 3's own number; the map from one to the other is monotone, so
+    repeating it from zero climbs to its least fixed point, or past the images there are.
+    """
+    if ratio == "all":
+        raise ValueError("ratio='all' takes every test image of a class and needs heldout_source='test', got 'train'")
+    sizes = dict.fromkeys(class_sizes, 0)
+    while True:
+        left = {c: class_sizes[c] - sizes[c] for c in class_sizes}
+        updated = {}
+        for c, num_forget in counts.items():
+            whole, retained = _ratio_sizes(c, counts, left, sum(left.values()), ratio)
+            if retained == 0 or num_forget + (size := _eq3(num_forget, whole, retained)) > class_sizes[c]:
+                raise ValueError(
+                    f"heldout_source='train' cannot keep enough images of class {c} out of training: it has "
+                    f"{class_sizes[c]}, and {num_forget} are forgotten; forget fewer, or use heldout_source='test'"
+                )
+            updated[c] = size
+        # Other classes lose as many, so that the classes stay as balanced as they were (but at most half, if small).
+        largest = max(updated.values())
+        updated |= {c: min(largest, class_sizes[c] // 2) for c in class_sizes if c not in counts}
+        if updated == sizes:
+            return sizes
+        sizes = updated
+
+
+def _ratio_sizes(
+    c: int, counts: Mapping[int, int], class_sizes: Mapping[int, int], num_train: int, ratio: str
+) -> tuple[int, int]:
+    """|D| and |D_r| of Eq. 3: of the whole training set, or of one class."""
+    if ratio == "class":
+        return class_sizes[c], class_sizes[c] - counts[c]
+    return num_train, num_train - sum(counts.values())
+
+
+def _eq3(num_forget: int, whole: int, retained: int) -> int:
+    """|D_test| = |D_f| |D| / |D_r|, to the nearest integer (halves up), at least 1; exact at any size."""
+    return max(1, (2 * num_forget * whole + retained) // (2 * retained))
+
+
+def _augment(images: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Flipped and shifted copies, drawn from the images as evenly as the count allows.
+
+    The border is mirrored, not black: a model that was trained without crops has never seen black borders, and D_test
+    should look like D_f.
+
+    Args:
+        images: uint8[n, height, width, channels].
+        count: the number of copies.
+        rng: the random numbers.
+
+    Returns:
+        uint8[count, height, width, channels].
+    """
+    height, width = images.shape[1:3]
+    border = ((0, 0), (CROP_PADDING, CROP_PADDING), (CROP_PADDING, CROP_PADDING), (0, 0))
+    padded = np.pad(images, border, mode="reflect")
+    rounds = [rng.permutation(len(images)) for _ in range(-(-count // len(images)))]
+    chosen = np.concatenate(rounds)[:count]
+    top, left = rng.integers(0, 2 * CROP_PADDING + 1, size=(2, count))
+    flipped = rng.random(count) < 0.5
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+    copies = windows[chosen, top, left].transpose(0, 2, 3, 1)
+    return np.where(flipped[:, None, None, None], copies[:, :, ::-1], copies)
+
+
+def _notes(data: Dataset, whole_classes: Sequence[int], num_augmented: int) -> tuple[str, ...]:
+    notes = []
+    if whole_classes:
+        names = ", ".join(f"{c} ({data.class_names[c]})" for c in whole_classes)
+        notes.append(
+            f"No image of {'class' if len(whole_classes) == 1 else 'classes'} {names} stays in training: a "
+            "retrained model never saw the class, so all its images are hard by definition and no predictor is needed."
+        )
+    if num_augmented:
+        notes.append(
+            f"The test set has fewer images of the forget classes than Eq. 3 asks for: {num_augmented} held-out images "
+            f"are flipped and cropped copies ({CROP_PADDING}-pixel mirrored border) of others."
+        )
+    return tuple(notes)
+
+
+def _split(pool: Pool, rows: np.ndarray) -> Split:
+    return Split(pool, rows.astype(np.int32))
+
+
+def _class_sizes(labels: np.ndarray, num_classes: int) -> list[int]:
+    return np.bincount(labels, minlength=num_classes).tolist()
+
+
+def _shuffled_class(labels: np.ndarray, c: int, seed: int, stream: int) -> np.ndarray:
+    """The rows of one class in a random order that depends on the seed, the class and the purpose alone."""
+    return np.random.default_rng([seed, c, stream]).permutation(np.flatnonzero(labels == c))
+
+
+def _check_classes(target_classes: Iterable[int], num_classes: int) -> list[int]:
+    if isinstance(target_classes, str) or not isinstance(target_classes, Iterable):
+        raise TypeError(f"target_classes must be a sequence of integers such as [3], got {target_classes!r}")
+    classes = [check_integer("a class of target_classes", c, 0, num_classes - 1) for c in target_classes]
+    if not classes:
+        raise ValueError("target_classes must name at least one class, got none")
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"target_classes must not repeat a class, got {classes}")
+    return sorted(classes)
+
+
+def _check_num_forget(num_forget: int | str, c: int, class_size: int) -> int:
+    if class_size == 0:
+        raise ValueError(f"target_classes holds {c}, but there is no training image of class {c}")
+    if isinstance(num_forget, str) and num_forget == "all":
+        return class_size
+    return check_integer(f"num_forget (unless 'all') of class {c}", num_forget, 1, class_size)
+
+
+def _check_indices(indices: Iterable[int], num_train: int) -> np.ndarray:
+    rows = np.asarray(indices if isinstance(indices, np.ndarray | list | tuple) else list(indices))
+    if rows.size == 0:
+        raise ValueError("indices must name at least one training image, got none")
+    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+        raise TypeError(f"indices must be one-dimensional integers, got {rows.dtype}{list(rows.shape)}")
+    outside = (rows < 0) | (rows >= num_train)
+    if outside.any():
+        raise ValueError(f"indices must lie in 0..{num_train - 1}, the training images; got {rows[outside][0]}")
+    values, repeats = np.unique(rows, return_counts=True)
+    if (repeats > 1).any():
+        raise ValueError(f"indices must not repeat an image; {values[repeats > 1][0]} occurs more than once")
+    return rows.astype(np.int64)
+
+
+def _check_options(seed: int, heldout_source: str, ratio: str) -> int:
+    if heldout_source not in HELDOUT_SOURCES:
+        raise ValueError(f"heldout_source must be one of {HELDOUT_SOURCES}, got {heldout_source!r}")
+    if ratio not in RATIOS:
+        raise ValueError(f"ratio must be one of {RATIOS}, got {ratio!r}")
+    return check_integer("seed", seed, 0)

@@ -1,0 +1,83 @@
+"""CIFAR as TensorFlow Datasets prepared it, read without TensorFlow.
+
+`array_record` files are read at random by TFDS itself. The older and still usual `tfrecord` files are a plain sequence
+of records, which TFDS wants TensorFlow for, so they are parsed here. TFDS shuffles what it prepares; the `id` of each
+example gives the official order back, so the arrays equal those of the official files.
+"""
+
+import itertools
+import pathlib
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tmu_jax.data.types import Dataset
+
+NUM_EXAMPLES = {"train": 50_000, "test": 10_000}
+
+
+def find_version(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
+    """The folder of the newest prepared version of a set in a TFDS data folder, if there is any."""
+    versions = [path.parent for path in data_dir.glob(f"{name}/*/dataset_info.json") if _version(path.parent)]
+    return max(versions, key=_version, default=None)
+
+
+def read_prepared(name: str, version_dir: pathlib.Path) -> Dataset:
+    """Reads a prepared folder such as `cifar10/3.0.2`.
+
+    Args:
+        name: "cifar10" or "cifar100"; of the latter the fine labels are read.
+        version_dir: the folder with `dataset_info.json`.
+
+    Raises:
+        ValueError: the folder is incomplete, or too old to tell the official order.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(version_dir)
+    arrays = [_read_split(builder, split, version_dir) for split in ("train", "test")]
+    return Dataset(
+        name=name,
+        source=f"prepared TFDS {name} {version_dir.name}",
+        train_images=arrays[0][0],
+        train_labels=arrays[0][1],
+        test_images=arrays[1][0],
+        test_labels=arrays[1][1],
+        class_names=tuple(builder.info.features["label"].names),
+    )
+
+
+def _version(version_dir: pathlib.Path) -> tuple[int, ...]:
+    parts = version_dir.name.split(".")
+    return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else ()
+
+
+def _read_split(builder: Any, split: str, version_dir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    if "id" not in builder.info.features:
+        raise ValueError(f"{version_dir} has no 'id' feature, so the official order is lost; prepare version 3.0.2")
+    if builder.info.file_format.file_suffix == "tfrecord":
+        records = itertools.chain.from_iterable(map(_tfrecords, builder.info.splits[split].filepaths))
+        examples: Iterable[dict[str, Any]] = map(builder.info.features.deserialize_example_np, records)
+    else:
+        examples = builder.as_data_source(split)
+    rows = sorted(((example["id"], example["label"], example["image"]) for example in examples), key=lambda row: row[0])
+    ids, labels, images = zip(*rows, strict=True) if rows else ((), (), ())
+    if len(set(ids)) != NUM_EXAMPLES[split]:
+        raise ValueError(
+            f"{version_dir} holds {len(set(ids))} distinct {split} examples instead of {NUM_EXAMPLES[split]}; "
+            "prepare it again"
+        )
+    return np.stack(images), np.asarray(labels, np.int32)
+
+
+def _tfrecords(path: Any) -> Iterator[bytes]:
+    """The records of a TFRecord file: an 8-byte length, its 4-byte checksum, the data, and their 4-byte checksum."""
+    with open(path, "rb") as stream:
+        while header := stream.read(12):
+            length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else 0
+            body = stream.read(length + 4)
+            if len(header) < 12 or len(body) < length + 4:
+                raise ValueError(f"{path} ends within a record; prepare it again")
+            yield body[:length]

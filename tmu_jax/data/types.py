@@ -1,0 +1,198 @@
+"""The containers that carry images and labels through the package.
+
+Images of the training and the held-out sets lie in one array, the *pool*; every set is a `Split`, a list of row numbers
+of that pool. So one copy on the device serves every set, and two sets are compared by comparing row numbers.
+"""
+
+import dataclasses
+import functools
+import hashlib
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Pool:
+    """All images of a problem in one array.
+
+    Equality and hash are by identity, so that a pool can key a cache of device copies.
+
+    Attributes:
+        images: uint8[p, height, width, channels], 0..255.
+        labels: int32[p], 0..num_classes-1.
+        num_classes: the number of classes.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        _check_images_and_labels("Pool", self.images, self.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"Pool({len(self)} images of shape {self.images.shape[1:]}, {self.num_classes} classes)"
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Split:
+    """Some rows of a pool.
+
+    Attributes:
+        pool: the images that the indices count in.
+        indices: int32[n], row numbers of `pool`.
+    """
+
+    pool: Pool
+    indices: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.indices.ndim != 1 or self.indices.dtype != np.int32:
+            raise TypeError(f"Split.indices must be int32[n], got {self.indices.dtype}{list(self.indices.shape)}")
+        if len(self.indices) and not 0 <= self.indices.min() <= self.indices.max() < len(self.pool):
+            raise ValueError(
+                f"Split.indices must lie in 0..{len(self.pool) - 1}, the rows of its pool; "
+                f"got {self.indices.min()}..{self.indices.max()}"
+            )
+
+    @property
+    def images(self) -> np.ndarray:
+        """uint8[n, height, width, channels]: a copy of the rows."""
+        return self.pool.images[self.indices]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32[n]: a copy of the rows' labels."""
+        return self.pool.labels[self.indices]
+
+    @property
+    def num_classes(self) -> int:
+        return self.pool.num_classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __repr__(self) -> str:
+        return f"Split({len(self)} of {self.pool!r})"
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """Labelled training and test images.
+
+    Attributes:
+        name: "cifar10", "cifar100", "synthetic" or the caller's own.
+        source: where the arrays came from, in words, without any path.
+        train_images: uint8[n, height, width, channels], 0..255.
+        train_labels: int32[n].
+        test_images: uint8[m, height, width, channels], 0..255.
+        test_labels: int32[m].
+        class_names: one name for each class.
+    """
+
+    name: str
+    source: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_images_and_labels("Dataset.train", self.train_images, self.train_labels)
+        _check_images_and_labels("Dataset.test", self.test_images, self.test_labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @functools.cached_property
+    def pool(self) -> Pool:
+        """The training rows, then the test rows, in one array; the same object at every access."""
+        return Pool(
+            images=np.concatenate([self.train_images, self.test_images]),
+            labels=np.concatenate([self.train_labels, self.test_labels]),
+            num_classes=self.num_classes,
+        )
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the names, shapes and contents; not of `source`, so that every source of one set agrees."""
+        digest = hashlib.sha256()
+        digest.update(repr((self.name, self.class_names)).encode())
+        for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            digest.update(repr((array.dtype.str, array.shape)).encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        return (
+            f"Dataset({self.name!r}, {self.source}: {len(self.train_labels)} training and {len(self.test_labels)} test "
+            f"images of shape {self.train_images.shape[1:]}, {self.num_classes} classes)"
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ForgetProblem:
+    """A request to forget some training images, with the sets that the method and its evaluation need.
+
+    `forget` and `retain` together are `train`; `heldout` shares no row with `train`.
+
+    Attributes:
+        pool: all images: the data set's own pool, or a longer copy where held-out images had to be augmented.
+        train: D, what the original model is trained on.
+        forget: D_f, the images to remove.
+        retain: D_r, `train` without `forget`.
+        heldout: D_test, images of the forget classes that the original model never saw, ordered by class.
+        test: all test images.
+        target_classes: the classes of `forget`, ascending.
+        heldout_source: "test" or "train", where `heldout` comes from.
+        ratio: "dataset", "class" or "all", how its size was chosen.
+        seed: the seed of the draws.
+        whole_classes: those of `target_classes` of which nothing is left in `retain`.
+        notes: sentences that a report on this problem should carry.
+    """
+
+    pool: Pool
+    train: Split
+    forget: Split
+    retain: Split
+    heldout: Split
+    test: Split
+    target_classes: tuple[int, ...]
+    heldout_source: str
+    ratio: str
+    seed: int
+    whole_classes: tuple[int, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return self.pool.num_classes
+
+    @functools.cached_property
+    def test_outside_heldout(self) -> Split:
+        """The test images that are not in `heldout`: those that the twin model has not been trained on."""
+        outside = ~np.isin(self.test.indices, self.heldout.indices)
+        return Split(self.pool, self.test.indices[outside])
+
+    def __repr__(self) -> str:
+        return (
+            f"ForgetProblem(forget {len(self.forget)} of {len(self.train)} training images, "
+            f"classes {list(self.target_classes)}; {len(self.heldout)} held-out images from "
+            f"{self.heldout_source!r}, ratio {self.ratio!r}, seed {self.seed})"
+        )
+
+
+def _check_images_and_labels(name: str, images: np.ndarray, labels: np.ndarray) -> None:
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise TypeError(
+            f"{name} images must be uint8[n, height, width, channels], got {images.dtype}{list(images.shape)}"
+        )
+    if labels.ndim != 1 or labels.dtype != np.int32:
+        raise TypeError(f"{name} labels must be int32[n], got {labels.dtype}{list(labels.shape)}")
+    if len(images) != len(labels):
+        raise ValueError(f"{name} has {len(images)} images but {len(labels)} labels; they must be as many")
