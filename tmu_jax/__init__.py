@@ -1,0 +1,33 @@
+"""Twin Machine Unlearning in JAX: forget images of a trained classifier so that it agrees with retraining.
+
+References:
+  Ji et al., Towards Aligned Data Removal via Twin Machine Unlearning, 2024 (arXiv 2408.11433).
+"""
+
+from tmu_jax import data, models
+from tmu_jax.compilation import use_compilation_cache
+from tmu_jax.evaluation import Evaluation, evaluate
+from tmu_jax.training import Recipe, TrainedModel, predict, train
+from tmu_jax.twin import TwinPrediction, TwinSettings, predict_generalization
+from tmu_jax.unlearning import METHODS, UnlearnedModel, relabelling_method, unlearn
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "Evaluation",
+    "Recipe",
+    "TrainedModel",
+    "TwinPrediction",
+    "TwinSettings",
+    "UnlearnedModel",
+    "data",
+    "evaluate",
+    "models",
+    "predict",
+    "predict_generalization",
+    "relabelling_method",
+    "train",
+    "unlearn",
+    "use_compilation_cache",
+]

@@ -1,0 +1,147 @@
+"""The three features of a sample: nearest distance (NF), adversarial (AF) and curriculum loss (CF).
+
+Small NF, small AF and small CF say that a gold model would still get the sample right.
+
+References:
+  Ji et al., Towards Aligned Data Removal via Twin Machine Unlearning, 2024 (arXiv 2408.11433), Eqs. 4-7.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tmu_jax.attacks import adversarial_cross_entropy, attack_batch
+from tmu_jax.data import Split
+from tmu_jax.neighbors import mean_nearest_distance
+from tmu_jax.training import Normalization, TrainedModel, Variables, device_images, normalize, predict
+
+FEATURES = ("NF", "AF", "CF")
+
+
+def nearest_distance(model: TrainedModel, queries: Split, bank: Split, *, k: int = 5) -> np.ndarray:
+    """NF: mean distance from each sample to its k nearest of the same class, in embedding space.
+
+    Bank and queries are embedded by the same model, and each embedding is divided by its L2 norm.
+
+    Args:
+      model: M_t for the twin problem, M_o for the original problem.
+      queries: n samples.
+      bank: the problem's retain set; only samples of a query's own class count.
+      k: number of neighbours.
+
+    Returns:
+      float32[n], in units of the unit sphere (0..2).
+
+    Raises:
+      ValueError: when the bank holds no sample of a query's class, or there are no queries.
+    """
+    if not len(queries):
+        raise ValueError("queries holds no images; give at least one")
+    classes = np.unique(queries.labels)
+    bank = Split(bank.pool, bank.indices[np.isin(bank.labels, classes)])
+    missing = sorted(set(classes.tolist()) - set(np.unique(bank.labels).tolist()))
+    if missing:
+        raise ValueError(f"bank holds no sample of class {missing}; nearest distances need at least one")
+
+    def embed(split: Split) -> np.ndarray:
+        embeddings = predict(model, split)[1]
+        return embeddings / np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-12)
+
+    return np.asarray(
+        mean_nearest_distance(embed(queries), embed(bank), k=k, query_groups=queries.labels, bank_groups=bank.labels)
+    )
+
+
+def adversarial(
+    model: TrainedModel,
+    samples: Split,
+    *,
+    eps: float,
+    num_steps: int = 5,
+    order: Literal["clean_target", "adversarial_target"] = "clean_target",
+    block: int = 128,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """AF: cross-entropy between the clean and the adversarial prediction of each sample.
+
+    Args:
+      model: M_t for the twin problem, M_o for the original problem; batch norm in evaluation mode.
+      samples: n samples; their labels are the true ones.
+      eps: L-infinity radius in pixel units, 0..1.
+      num_steps: steps of eps/3 each.
+      order: "clean_target" (the softmax of the clean logits is the target) or "adversarial_target".
+      block: samples attacked in one call.
+      progress: called with (samples done, samples in all).
+
+    Returns:
+      The feature float32[n] in nats, and whether the attack succeeded (the adversarial prediction is wrong, that of the
+      clean image right or not), bool[n].
+
+    Raises:
+      ValueError: when a setting is out of range or there are no samples.
+    """
+    if not 0 < eps <= 1:
+        raise ValueError(f"eps={eps} must be above 0 and at most 1, in pixel units (4/255, say)")
+    if num_steps < 1 or block < 1:
+        raise ValueError(f"num_steps={num_steps} and block={block} must be at least 1")
+    if order not in ("clean_target", "adversarial_target"):
+        raise ValueError(f"order={order!r}; choose 'clean_target' or 'adversarial_target'")
+    if not len(samples):
+        raise ValueError("samples holds no images; give at least one")
+    # A radius of 0.25/255 is lost in bfloat16's rounding of the pixels.
+    module = model.module.clone(dtype=jnp.float32) if hasattr(model.module, "dtype") else model.module
+    images, labels = device_images(samples.pool), samples.labels
+    features, successes = [], []
+    for start in range(0, len(samples), block):
+        rows = samples.indices[start : start + block]
+        clean, attacked = attack_rows(
+            model.variables,
+            model.normalization,
+            images,
+            np.resize(rows, block),
+            np.resize(labels[start : start + block], block),
+            np.float32(eps),
+            module=module,
+            num_steps=num_steps,
+        )
+        feature = adversarial_cross_entropy(clean, attacked, order=order)
+        features.append(np.asarray(feature)[: len(rows)])
+        successes.append(np.argmax(np.asarray(attacked)[: len(rows)], -1) != labels[start : start + block])
+        if progress is not None:
+            progress(start + len(rows), len(samples))
+    return np.concatenate(features), np.concatenate(successes)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "num_steps"))
+def attack_rows(
+    variables: Variables,
+    normalization: Normalization,
+    pool_images: jax.Array,
+    rows: jax.Array,
+    labels: jax.Array,
+    eps: jax.Array,
+    *,
+    module: nn.Module,
+    num_steps: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Clean and adversarial logits of rows int32[n] of the pool, float32[n, classes] each."""
+
+    def logits_fn(image: jax.Array) -> jax.Array:
+        return module.apply(variables, normalize(image[None], normalization), train=False)[0][0]
+
+    images = pool_images[rows].astype(jnp.float32) / 255
+    attacked = attack_batch(logits_fn, images, labels, eps=eps, num_steps=num_steps)
+    both = [module.apply(variables, normalize(x, normalization), train=False)[0] for x in (images, attacked)]
+    return both[0], both[1]
+
+
+def curriculum_loss(model: TrainedModel, samples: Split) -> np.ndarray:
+    """CF: cross-entropy of each sample's true label under the curriculum model, float32[n] in nats."""
+    logits, _ = predict(model, samples)
+    return np.asarray(optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), jnp.asarray(samples.labels)))

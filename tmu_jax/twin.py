@@ -1,0 +1,501 @@
+"""The twin problem: learn there, where the gold model is known, which forgotten samples a gold model still gets right.
+
+The twin model M_t is the original model M_o fine-tuned with held-out images D_test. Forgetting D_test from M_t has a
+known gold model, M_o itself, so the easy/hard labels of D_test are free. A predictor trained on them transfers to the
+forgotten images D_f under M_o, because D_f and D_test are drawn alike.
+
+References:
+  Ji et al., Towards Aligned Data Removal via Twin Machine Unlearning, 2024 (arXiv 2408.11433), Section 4.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tmu_jax import predictor
+from tmu_jax.data import ForgetProblem, Split
+from tmu_jax.features import FEATURES, adversarial, curriculum_loss, nearest_distance
+from tmu_jax.timing import Stopwatch
+from tmu_jax.training import Progress, Recipe, Stream, TrainedModel, fit, one_hot, predict, train
+
+TWIN_RECIPE = Recipe(epochs=5, batch_size=128, learning_rate=0.01, schedule="constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class TwinSettings:
+    """What the paper leaves open or states once, with its values.
+
+    Attributes:
+      twin_recipe: fine-tuning of the twin model; `epochs` is the least number, and augmentation is the original's.
+      max_twin_epochs: go on to so many epochs while the twin model's accuracy on D_test is below `enough_accuracy`.
+      enough_accuracy: percent.
+      twin_replay: share of D that the twin model is fine-tuned on beside D_test, in (0, 1].
+      curriculum_epochs: epochs of the curriculum model.
+      curriculum_share: share of D (without any forget or held-out image) that it is trained on, in (0, 1].
+      num_neighbors: nearest neighbours averaged by NF.
+      attack_steps: steps of PGD.
+      eps_candidates: L-infinity radii tried on the twin problem, in pixel units 0..1.
+      attack_order: "clean_target" or "adversarial_target", the order of AF's cross-entropy.
+      features: which of "NF", "AF", "CF" the predictor sees.
+      scaling: "per_problem", "twin" (statistics of the twin problem for both), or None: per problem from
+        `min_scaling` samples of a class on, the twin problem's below.
+      min_scaling: see `scaling`.
+      threshold: "half" (easy when p ≥ 0.5) or "count" (as many hard as M_o gets wrong of D_test, class by class).
+    """
+
+    twin_recipe: Recipe = TWIN_RECIPE
+    max_twin_epochs: int = 10
+    enough_accuracy: float = 95.0
+    twin_replay: float = 1.0
+    curriculum_epochs: int = 2
+    curriculum_share: float = 0.2
+    num_neighbors: int = 5
+    attack_steps: int = 5
+    eps_candidates: tuple[float, ...] = (0.25 / 255, 0.5 / 255, 1 / 255, 2 / 255, 4 / 255)
+    attack_order: Literal["clean_target", "adversarial_target"] = "clean_target"
+    features: tuple[str, ...] = FEATURES
+    scaling: str | None = None
+    min_scaling: int = 20
+    threshold: str = "half"
+
+    def __post_init__(self) -> None:
+        for name in ("max_twin_epochs", "curriculum_epochs", "num_neighbors", "attack_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not (self.enough_accuracy == 0 or 1 < self.enough_accuracy <= 100):
+            raise ValueError(f"enough_accuracy={self.enough_accuracy} must be a percentage, such as 95.0")
+        for name in ("twin_replay", "curriculum_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be a share above 0 and at most 1")
+        if not self.features or set(self.features) - set(FEATURES) or len(set(self.features)) < len(self.features):
+            raise ValueError(f"features={self.features} must be one or more of {FEATURES}, each once")
+        if self.scaling not in (None, "per_problem", "twin"):
+            raise ValueError(f"scaling={self.scaling!r}; choose 'per_problem', 'twin' or None")
+        if self.threshold not in ("half", "count"):
+            raise ValueError(f"threshold={self.threshold!r}; choose 'half' or 'count'")
+        if self.attack_order not in ("clean_target", "adversarial_target"):
+            raise ValueError(f"attack_order={self.attack_order!r}; choose 'clean_target' or 'adversarial_target'")
+        if not self.eps_candidates or not all(0 < eps <= 1 for eps in self.eps_candidates):
+            raise ValueError(
+                f"eps_candidates={self.eps_candidates} must be radii above 0 and at most 1, in pixel units"
+            )
+
+
+DEFAULT_SETTINGS = TwinSettings()
+
+
+class ProblemFeatures(NamedTuple):
+    """Both problems' raw features, a row a sample, columns NF, AF, CF.
+
+    Attributes:
+      twin: float32[m, 3], of D_test under M_t (CF under G_c).
+      original: float32[n, 3], of D_f under M_o (CF under G_c).
+      easy: bool[m], the known labels of D_test: is M_o right on it?
+      eps: the attack's radius, chosen on the twin problem.
+      success_shares: the share of successful attacks on D_test for each candidate radius.
+    """
+
+    twin: np.ndarray
+    original: np.ndarray
+    easy: np.ndarray
+    eps: float
+    success_shares: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TwinPrediction:
+    """Which forgotten samples a gold model is predicted to get right.
+
+    Attributes:
+      probability: float32[n], of "easy", in the order of `problem.forget`.
+      easy: bool[n].
+      heldout_probability: float32[m], the predictor on D_test, which it was trained on; in the order of
+        `problem.heldout` without whole classes (empty when there is nothing to train on).
+      heldout_easy_predicted: bool[m].
+      heldout_easy: bool[m], the known labels.
+      twin_features: float32[m, 3], scaled to 0..1; columns NF, AF, CF.
+      original_features: float32[n', 3], likewise, of the forgotten samples outside whole classes.
+      eps: radius of the attack, in pixel units; 0 when there was none.
+      seconds_by_part: run time of "twin_model", "curriculum", "features" and "predictor".
+      compile_seconds: tracing and compiling of all of them.
+      notes: what a reader should know: warnings, degenerate cases.
+    """
+
+    probability: np.ndarray
+    easy: np.ndarray
+    heldout_probability: np.ndarray
+    heldout_easy_predicted: np.ndarray
+    heldout_easy: np.ndarray
+    twin_features: np.ndarray
+    original_features: np.ndarray
+    eps: float
+    seconds_by_part: dict[str, float]
+    compile_seconds: float
+    notes: tuple[str, ...]
+
+
+def _outside(split: Split, classes: tuple[int, ...]) -> Split:
+    """The samples of a split that are of none of these classes."""
+    return Split(split.pool, split.indices[~np.isin(split.labels, classes)])
+
+
+def _draw(indices: np.ndarray, share: float, key: jax.Array) -> np.ndarray:
+    """A random share of the indices, at least one."""
+    count = max(1, round(share * len(indices)))
+    return np.sort(np.asarray(jax.random.permutation(key, indices))[:count])
+
+
+def train_twin(
+    problem: ForgetProblem,
+    original: TrainedModel,
+    key: jax.Array,
+    settings: TwinSettings = DEFAULT_SETTINGS,
+    progress: Progress | None = None,
+) -> TrainedModel:
+    """M_t: the original model fine-tuned on D and D_test, until it knows D_test.
+
+    Args:
+      problem: the request.
+      original: M_o, left intact.
+      key: a PRNG key.
+      settings: see `TwinSettings`.
+      progress: called with (steps done, steps in all).
+
+    Returns:
+      The twin model. Held-out samples of whole classes are left out: there is no twin problem for them.
+
+    Raises:
+      ValueError: when the request forgets whole classes only.
+    """
+    draw_key, fit_key = jax.random.split(key)
+    recipe = dataclasses.replace(settings.twin_recipe, augment=original.recipe.augment)
+    heldout = _outside(problem.heldout, problem.whole_classes)
+    if not len(heldout):
+        raise ValueError(f"problem forgets whole classes {problem.whole_classes} only; they have no twin problem")
+    with Stopwatch() as watch:
+        replayed = problem.train.indices
+        if settings.twin_replay < 1:
+            replayed = _draw(replayed, settings.twin_replay, draw_key)
+
+        def knows_heldout(variables: dict) -> bool:
+            logits, _ = predict(dataclasses.replace(original, variables=variables), heldout)
+            return bool(100 * np.mean(logits.argmax(-1) == heldout.labels) >= settings.enough_accuracy)
+
+        variables, losses = fit(
+            original.module,
+            original.variables,
+            original.normalization,
+            problem.pool,
+            Stream((np.concatenate([replayed, heldout.indices]),)),
+            one_hot(problem.pool.labels, problem.num_classes),
+            np.ones(len(problem.pool.labels), np.float32),
+            recipe,
+            fit_key,
+            progress=progress,
+            max_epochs=max(settings.max_twin_epochs, recipe.epochs),
+            is_enough=knows_heldout,
+        )
+        jax.block_until_ready(variables)
+    return dataclasses.replace(
+        original,
+        variables=variables,
+        recipe=recipe,
+        seconds=watch.seconds,
+        compile_seconds=watch.compile_seconds,
+        losses=tuple(losses),
+    )
+
+
+def train_curriculum(
+    problem: ForgetProblem,
+    original: TrainedModel,
+    key: jax.Array,
+    settings: TwinSettings = DEFAULT_SETTINGS,
+    exclude: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> TrainedModel:
+    """G_c: the same architecture from a fresh initialisation, trained briefly on a part of D.
+
+    Neither D_f nor D_test are among its images, or its loss would not transfer from one to the other.
+
+    Args:
+      problem: the request.
+      original: M_o, for its architecture and recipe.
+      key: a PRNG key.
+      settings: see `TwinSettings`.
+      exclude: int32, further rows of the pool to leave out: the forget sets of other requests that share this model.
+      progress: called with (steps done, steps in all).
+
+    Returns:
+      The curriculum model.
+
+    Raises:
+      ValueError: when nothing of D is left to train on.
+    """
+    draw_key, train_key = jax.random.split(key)
+    excluded = np.concatenate([problem.forget.indices, problem.heldout.indices, [] if exclude is None else exclude])
+    allowed = np.setdiff1d(problem.train.indices, excluded.astype(np.int32))
+    if not len(allowed):
+        raise ValueError("exclude leaves no training image for the curriculum model; it needs at least one")
+    recipe = dataclasses.replace(original.recipe, epochs=settings.curriculum_epochs, schedule="constant")
+    rows = _draw(allowed, settings.curriculum_share, draw_key)
+    return train(original.module, Split(problem.pool, rows), key=train_key, recipe=recipe, progress=progress)
+
+
+def measure_features(
+    problem: ForgetProblem,
+    original: TrainedModel,
+    twin: TrainedModel,
+    curriculum: TrainedModel,
+    settings: TwinSettings = DEFAULT_SETTINGS,
+    progress: Progress | None = None,
+) -> ProblemFeatures:
+    """NF, AF and CF of D_test (twin problem) and of D_f (original problem), and the known labels of D_test.
+
+    The attack's radius is the candidate whose share of successful attacks on D_test is nearest the share of hard
+    samples there.
+
+    Args:
+      problem: the request; samples of whole classes are left out.
+      original: M_o.
+      twin: M_t.
+      curriculum: G_c.
+      settings: see `TwinSettings`.
+      progress: called with (attacks done, attacks in all).
+
+    Returns:
+      The features.
+    """
+    heldout = _outside(problem.heldout, problem.whole_classes)
+    forget = _outside(problem.forget, problem.whole_classes)
+    easy = predict(original, heldout)[0].argmax(-1) == heldout.labels
+    total = len(settings.eps_candidates) + 1
+
+    def attack(model: TrainedModel, samples: Split, eps: float, index: int) -> tuple[np.ndarray, np.ndarray]:
+        feature, success = adversarial(
+            model, samples, eps=eps, num_steps=settings.attack_steps, order=settings.attack_order
+        )
+        if progress is not None:
+            progress(index + 1, total)
+        return feature, success
+
+    trials = [attack(twin, heldout, eps, i) for i, eps in enumerate(settings.eps_candidates)]
+    shares = tuple(float(success.mean()) for _, success in trials)
+    chosen = choose_eps(shares, float(1 - easy.mean()))
+    eps = settings.eps_candidates[chosen]
+    af_original, _ = attack(original, forget, eps, total - 1)
+    k = settings.num_neighbors
+    return ProblemFeatures(
+        twin=np.stack(
+            [
+                nearest_distance(twin, heldout, problem.train, k=k),
+                trials[chosen][0],
+                curriculum_loss(curriculum, heldout),
+            ],
+            axis=-1,
+        ),
+        original=np.stack(
+            [nearest_distance(original, forget, problem.retain, k=k), af_original, curriculum_loss(curriculum, forget)],
+            axis=-1,
+        ),
+        easy=easy,
+        eps=eps,
+        success_shares=shares,
+    )
+
+
+def choose_eps(success_shares: tuple[float, ...], hard_share: float) -> int:
+    """Index of the candidate radius whose share of successful attacks is nearest the share of hard samples."""
+    return int(np.argmin(np.abs(np.asarray(success_shares) - hard_share)))
+
+
+def scale_features(
+    features: ProblemFeatures,
+    heldout_labels: np.ndarray,
+    forget_labels: np.ndarray,
+    settings: TwinSettings = DEFAULT_SETTINGS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both problems' features winsorised and scaled to 0..1, class by class.
+
+    Args:
+      features: raw features.
+      heldout_labels: int32[m], classes of D_test.
+      forget_labels: int32[n], classes of D_f.
+      settings: see `TwinSettings`.
+
+    Returns:
+      (twin float32[m, 3], original float32[n, 3]).
+
+    Raises:
+      ValueError: when a class of D_f has no held-out samples.
+    """
+    alone = np.setdiff1d(forget_labels, heldout_labels)
+    if len(alone):
+        raise ValueError(f"forget_labels holds classes {alone.tolist()} without held-out samples to learn from")
+    twin, original = np.zeros_like(features.twin), np.zeros_like(features.original)
+    for c in np.unique(heldout_labels):
+        of_twin, of_original = heldout_labels == c, forget_labels == c
+        scaling = predictor.fit_scaling(features.twin[of_twin])
+        twin[of_twin] = predictor.apply_scaling(scaling, features.twin[of_twin])
+        own = settings.scaling or ("per_problem" if of_original.sum() >= settings.min_scaling else "twin")
+        if own == "per_problem" and of_original.any():
+            scaling = predictor.fit_scaling(features.original[of_original])
+        original[of_original] = predictor.apply_scaling(scaling, features.original[of_original])
+    return twin, original
+
+
+def predict_labels(
+    problem: ForgetProblem,
+    features: ProblemFeatures,
+    key: jax.Array,
+    settings: TwinSettings = DEFAULT_SETTINGS,
+) -> TwinPrediction:
+    """Trains the predictor on the twin problem and applies it to the forgotten samples.
+
+    Args:
+      problem: the request.
+      features: of both problems.
+      key: a PRNG key.
+      settings: see `TwinSettings`.
+
+    Returns:
+      The prediction, its `seconds_by_part` holding "predictor" alone.
+    """
+    heldout_labels = _outside(problem.heldout, problem.whole_classes).labels
+    in_whole = np.isin(problem.forget.labels, problem.whole_classes)
+    forget_labels = problem.forget.labels[~in_whole]
+    columns = [FEATURES.index(name) for name in settings.features]
+    notes: list[str] = []
+    with Stopwatch() as watch:
+        twin, original = scale_features(features, heldout_labels, forget_labels, settings)
+        only = predictor.only_label(features.easy)
+        if only is None:
+            params = predictor.fit(jnp.asarray(twin[:, columns]), jnp.asarray(features.easy), key=key)
+            heldout_probability = np.asarray(predictor.predict_probability(params, jnp.asarray(twin[:, columns])))
+            probability = np.asarray(predictor.predict_probability(params, jnp.asarray(original[:, columns])))
+        else:
+            word = "easy" if only else "hard"
+            notes.append(f"every held-out sample is {word}: all forgotten samples are predicted {word}")
+            heldout_probability = np.full(len(twin), float(only), np.float32)
+            probability = np.full(len(original), float(only), np.float32)
+        heldout_predicted = _decide(heldout_probability, heldout_labels, features.easy, heldout_labels, settings)
+        predicted = _decide(probability, forget_labels, features.easy, heldout_labels, settings)
+    if only is None and predicted.all():
+        notes.append("the predictor calls no forgotten sample hard: its labels are the majority floor's")
+    all_probability = np.zeros(len(in_whole), np.float32)
+    all_probability[~in_whole] = probability
+    easy = np.zeros(len(in_whole), bool)
+    easy[~in_whole] = predicted
+    return TwinPrediction(
+        probability=all_probability,
+        easy=easy,
+        heldout_probability=heldout_probability,
+        heldout_easy_predicted=heldout_predicted,
+        heldout_easy=features.easy,
+        twin_features=twin,
+        original_features=original,
+        eps=features.eps,
+        seconds_by_part={"predictor": watch.seconds},
+        compile_seconds=watch.compile_seconds,
+        notes=(*problem.notes, *notes),
+    )
+
+
+def _decide(
+    probability: np.ndarray,
+    labels: np.ndarray,
+    heldout_easy: np.ndarray,
+    heldout_labels: np.ndarray,
+    settings: TwinSettings,
+) -> np.ndarray:
+    """Easy or hard by the chosen threshold; "count" ranks within each class."""
+    if settings.threshold == "half":
+        return predictor.decide_easy(probability, "half")
+    easy = np.zeros(len(labels), bool)
+    for c in np.unique(labels):
+        of_class = labels == c
+        hard_share = 1 - heldout_easy[heldout_labels == c].mean()
+        easy[of_class] = predictor.decide_easy(
+            probability[of_class], "count", num_hard=round(float(hard_share) * int(of_class.sum()))
+        )
+    return easy
+
+
+def all_hard(problem: ForgetProblem) -> TwinPrediction:
+    """The prediction for whole classes: a gold model never sees them, so every sample is hard by definition."""
+    n = len(problem.forget)
+    nothing, no_features = np.zeros(0, np.float32), np.zeros((0, len(FEATURES)), np.float32)
+    none = np.zeros(0, bool)
+    return TwinPrediction(
+        np.zeros(n, np.float32), np.zeros(n, bool), nothing, none, none, no_features, no_features, 0.0, {}, 0.0,
+        problem.notes,
+    )  # fmt: skip
+
+
+def predict_generalization(
+    problem: ForgetProblem,
+    original: TrainedModel,
+    key: jax.Array,
+    settings: TwinSettings = DEFAULT_SETTINGS,
+    progress: Callable[[str], Progress] | None = None,
+) -> TwinPrediction:
+    """All of the twin problem: twin model, curriculum model, features, predictor.
+
+    Args:
+      problem: the request.
+      original: M_o.
+      key: a PRNG key.
+      settings: see `TwinSettings`.
+      progress: makes the progress function of a named part.
+
+    Returns:
+      The prediction for each forgotten sample.
+    """
+    if set(problem.whole_classes) == set(problem.target_classes):
+        return all_hard(problem)
+    twin_key, curriculum_key, predictor_key = jax.random.split(key, 3)
+    part = progress or (lambda name: lambda done, total: None)
+    twin = train_twin(problem, original, twin_key, settings, part("twin_model"))
+    curriculum = train_curriculum(problem, original, curriculum_key, settings, progress=part("curriculum"))
+    with Stopwatch() as watch:
+        features = measure_features(problem, original, twin, curriculum, settings, part("features"))
+    prediction = predict_labels(problem, features, predictor_key, settings)
+    return with_costs(prediction, problem, twin, curriculum, watch, settings)
+
+
+def with_costs(
+    prediction: TwinPrediction,
+    problem: ForgetProblem,
+    twin: TrainedModel,
+    curriculum: TrainedModel,
+    features: Stopwatch,
+    settings: TwinSettings = DEFAULT_SETTINGS,
+) -> TwinPrediction:
+    """The prediction with the seconds of every part, and a warning if the twin model does not know D_test."""
+    heldout = _outside(problem.heldout, problem.whole_classes)
+    accuracy = 100 * float(np.mean(predict(twin, heldout)[0].argmax(-1) == heldout.labels))
+    notes = prediction.notes
+    if accuracy < settings.enough_accuracy:
+        notes = (
+            *notes,
+            f"after {len(twin.losses)} epochs the twin model gets {accuracy:.1f} % of D_test right, "
+            f"below {settings.enough_accuracy:g} %",
+        )
+    return dataclasses.replace(
+        prediction,
+        seconds_by_part={
+            "twin_model": twin.seconds,
+            "curriculum": curriculum.seconds,
+            "features": features.seconds,
+            **prediction.seconds_by_part,
+        },
+        compile_seconds=twin.compile_seconds
+        + curriculum.compile_seconds
+        + features.compile_seconds
+        + prediction.compile_seconds,
+        notes=notes,
+    )

@@ -1,0 +1,87 @@
+"""Bad teacher: the student follows the original model on retained images and a random network on forgotten ones.
+
+The teachers' outputs do not change, so they are computed once, before the loop; with fixed soft targets the
+cross-entropy has the same gradient as KL(teacher ‖ student).
+
+References:
+  Chundawat et al., Can Bad Teaching Induce Forgetting?, 2023 (arXiv 2205.08096).
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tmu_jax.data import ForgetProblem, Split
+from tmu_jax.training import (
+    Normalization,
+    Recipe,
+    Stream,
+    TrainedModel,
+    Variables,
+    device_images,
+    init_variables,
+    normalize,
+    predict,
+)
+from tmu_jax.unlearning.base import Relabelling, equal_weights, relabelling_method, true_targets
+
+RECIPE = Recipe(epochs=1, batch_size=256, learning_rate=1e-4, optimizer="adam", weight_decay=0.0, schedule="constant")
+
+
+BLOCK = 256
+
+
+@functools.partial(jax.jit, static_argnames=("module",))
+def _outputs_of_batch(
+    variables: Variables, normalization: Normalization, pool_images: jax.Array, rows: jax.Array, *, module: nn.Module
+) -> jax.Array:
+    """Softmax outputs for rows int32[n] of the pool, batch norm using the statistics of this batch."""
+    images = normalize(pool_images[rows].astype(jnp.float32) / 255, normalization)
+    (logits, _), _ = module.apply(variables, images, train=True, mutable=["batch_stats"])
+    return jax.nn.softmax(logits)
+
+
+def random_teacher(problem: ForgetProblem, original: TrainedModel, key: jax.Array) -> np.ndarray:
+    """Softmax outputs of a freshly initialised network on the forgotten images.
+
+    A fresh network has no batch statistics to evaluate with: its running ones (mean 0, variance 1) let the activations
+    grow from layer to layer, and a deep one would answer with near-certainty. So it uses those of the batch.
+
+    Args:
+      problem: the request.
+      original: for the architecture and the pixels' normalisation.
+      key: a PRNG key.
+
+    Returns:
+      float32[n, classes], in the order of `problem.forget`.
+    """
+    image = jnp.zeros((1, *problem.pool.images.shape[1:]), jnp.float32)
+    variables = init_variables(key, image, module=original.module)
+    rows = problem.forget.indices
+    # The last batch is filled up from the start, so that its statistics are not those of a few images.
+    filled = np.resize(rows, -(-len(rows) // BLOCK) * BLOCK)
+    outputs = [
+        _outputs_of_batch(variables, original.normalization, device_images(problem.pool), block, module=original.module)
+        for block in filled.reshape(-1, BLOCK)
+    ]
+    return np.concatenate(outputs)[: len(rows)]
+
+
+def relabel(problem: ForgetProblem, original: TrainedModel, key: jax.Array, retain_share: float = 0.3) -> Relabelling:
+    """Forgotten images and a random share of the retained ones, with their teachers' softmax as targets."""
+    if not 0 < retain_share <= 1:
+        raise ValueError(f"retain_share={retain_share} must be above 0 and at most 1")
+    draw_key, teacher_key = jax.random.split(key)
+    count = max(1, round(retain_share * len(problem.retain)))
+    retained = np.asarray(jax.random.permutation(draw_key, problem.retain.indices))[:count]
+    targets = true_targets(problem)
+    targets[retained] = jax.nn.softmax(predict(original, Split(problem.pool, retained))[0])
+    targets[problem.forget.indices] = random_teacher(problem, original, teacher_key)
+    stream = Stream((np.concatenate([retained, problem.forget.indices]),))
+    return Relabelling(stream, targets, equal_weights(problem))
+
+
+bad_teacher = relabelling_method("bad_teacher", relabel, RECIPE)

@@ -1,0 +1,17 @@
+"""Fine-tuning on the retain set with a slightly large learning rate: forgetting by drift alone."""
+
+import jax
+
+from tmu_jax.data import ForgetProblem
+from tmu_jax.training import Recipe, Stream, TrainedModel
+from tmu_jax.unlearning.base import Relabelling, equal_weights, relabelling_method, true_targets
+
+RECIPE = Recipe(epochs=5, batch_size=128, learning_rate=0.02, schedule="constant")
+
+
+def relabel(problem: ForgetProblem, original: TrainedModel, key: jax.Array) -> Relabelling:
+    """Retain images with their labels; forgotten images are not drawn."""
+    return Relabelling(Stream((problem.retain.indices,)), true_targets(problem), equal_weights(problem))
+
+
+finetune = relabelling_method("finetune", relabel, RECIPE)

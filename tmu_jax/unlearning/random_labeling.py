@@ -1,0 +1,18 @@
+"""Random labeling: forgotten images get fixed wrong labels, and the model is trained on all of D."""
+
+import jax
+
+from tmu_jax.data import ForgetProblem
+from tmu_jax.training import Recipe, Stream, TrainedModel
+from tmu_jax.unlearning.base import Relabelling, equal_weights, relabelling_method, wrong_targets
+
+RECIPE = Recipe(epochs=5, batch_size=64, learning_rate=0.01, schedule="constant")
+
+
+def relabel(problem: ForgetProblem, original: TrainedModel, key: jax.Array) -> Relabelling:
+    """All images; one uniform wrong label for each forgotten one."""
+    targets = wrong_targets(problem, problem.forget.indices, key)
+    return Relabelling(Stream((problem.train.indices,)), targets, equal_weights(problem))
+
+
+random_labeling = relabelling_method("random_labeling", relabel, RECIPE)
