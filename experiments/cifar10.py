@@ -270,11 +270,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False)
         return 2
     announce(settings, data, output, why, console)
-    resolved = {"dataset": data.name, "preset": settings.preset, "arch": settings.arch, "why": why}
     command = shlex.join(["python", "-m", "experiments.cifar10", *public_arguments(arguments)])
     config = {
         "experiment": "cifar10",
-        **runner.config_of_machine(command, data, shortfalls(settings), resolved),
+        **runner.config_of_machine(command, data, shortfalls(settings), why),
     }
     try:
         runner.run(settings, data, output, config, console)

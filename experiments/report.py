@@ -178,27 +178,27 @@ def _describe(results: Results) -> str:
 
 
 def _head(config: Mapping[str, Any], records: Sequence[Record]) -> str:
-    resolved = config.get("resolved", {})
     sources = _listed(_distinct(records, "data_source")) or "source not recorded"
     versions = ", ".join(f"{name} {version}" for name, version in (config.get("versions") or {}).items())
     revisions = _distinct([config, *records], "git_revision")
+    shortfalls = config.get("shortfalls") or []
+    setting = f"**Not the paper's setting**: {'; '.join(shortfalls)}." if shortfalls else "This is the paper's setting."
     lines = [
-        f"# Report of the experiment {config['experiment']}, preset {resolved.get('preset', MISSING)}",
+        f"# Report of the experiment {config['experiment']}, preset {_listed(_distinct(records, 'preset')) or MISSING}",
+        "",
+        setting,
         "",
         "Images of a class are forgotten, and the result is compared with a model retrained without them.",
         "",
-        f"- **Data**: {resolved.get('dataset', MISSING)} ({sources})",
+        f"- **Data**: {_listed(_distinct(records, 'dataset')) or MISSING} ({sources})",
         *(f"- **Scale**: {_describe(results)}" for results in split_settings(records)),
-        f"- **Why this**: {' '.join(resolved.get('why') or [MISSING])}",
+        f"- **Why this**: {'; '.join(config.get('why') or [MISSING])}",
         f"- **Command**: `{config.get('command', MISSING)}`",
         f"- **Device**: {_listed(_distinct([config, *records], 'device')) or MISSING}",
         f"- **Versions**: {versions or MISSING}",
         f"- **Git revision**: {_listed(revisions) or MISSING}",
         "",
     ]
-    shortfalls = config.get("shortfalls") or []
-    if shortfalls:
-        lines += ["**Smaller than the paper's setting:**", "", *(f"- {sentence}" for sentence in shortfalls), ""]
     if len(_distinct(records, "versions")) > 1:
         lines += ["The records were made with more than one set of versions; each record names its own.", ""]
     return "\n".join(lines)

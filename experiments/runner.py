@@ -223,13 +223,8 @@ class RecordTable:
     def __init__(self, output: pathlib.Path, config: Mapping[str, Any]) -> None:
         """Reads what is there; `config` gives what every new record carries."""
         self._results, self._features_path = output / "results.jsonl", output / "features.json"
-        self._common = {
-            "data_source": config["data_source"],
-            "versions": config["versions"],
-            "device": config["device"],
-            "git_revision": config["git_revision"],
-            "command": config["command"],
-        }
+        carried = ("data_source", "why", "shortfalls", "versions", "device", "git_revision", "command")
+        self._common = {key: config[key] for key in carried}
         self.records: list[Record] = []
         if self._results.exists():
             self.records = [json.loads(line) for line in self._results.read_text().splitlines()]
@@ -621,12 +616,12 @@ def _prediction_from_stage(stage: Stage) -> twin.TwinPrediction:
     return twin.TwinPrediction(**stage.arrays, **metadata)
 
 
-def config_of_machine(command: str, data: Dataset, shortfalls: Sequence[str], resolved: Mapping[str, Any]) -> Record:
-    """What config.json says beside the settings."""
+def config_of_machine(command: str, data: Dataset, shortfalls: Sequence[str], why: Sequence[str]) -> Record:
+    """What config.json says beside the settings; the records carry it too."""
     return {
         "command": command,
         "data_source": data.source,
-        "resolved": dict(resolved),
+        "why": list(why),
         "shortfalls": list(shortfalls),
         "versions": environment.versions(),
         "device": environment.device(),

@@ -50,7 +50,7 @@ CONFIG = {
     "experiment": "cifar10",
     "command": "python -m experiments.cifar10 --seeds 0 1",
     "settings": {"num_forget": 20},
-    "resolved": {"dataset": "synthetic", "preset": "quick", "arch": "small_resnet", "why": ["No CIFAR-10 was found."]},
+    "why": ["dataset synthetic: CIFAR-10 was not found"],
     "versions": {"jax": "0.10.2"},
     "device": "a small CPU",
     "git_revision": "0123abc",

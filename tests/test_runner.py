@@ -18,11 +18,19 @@ from tmu_jax.unlearning import METHODS
 REQUIRED_KEYS = (
     "dataset preset arch num_train epochs requests target_class num_forget heldout_source seed method test_accuracy "
     "forget_accuracy retain_accuracy forget_gap agreement activation_distance kl js predictor_accuracy predictor_auc "
-    "seconds compile_seconds retraining_share versions device git_revision"
+    "seconds compile_seconds retraining_share why shortfalls versions device git_revision"
 ).split()
 TIMES = {"seconds", "compile_seconds", "retraining_share", "seconds_by_part", "seconds_amortised"}
 TIMES |= {"retraining_share_amortised"}
-CONFIG = {"data_source": "arrays", "versions": {}, "device": "cpu", "git_revision": None, "command": "test"}
+CONFIG = {
+    "data_source": "arrays",
+    "why": ["a test"],
+    "shortfalls": ["all of it"],
+    "versions": {},
+    "device": "cpu",
+    "git_revision": None,
+    "command": "test",
+}
 
 
 @pytest.fixture(scope="module")

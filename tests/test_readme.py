@@ -1,0 +1,62 @@
+"""The README's library example runs as written, and so does a user's own module on their own arrays."""
+
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+
+import tmu_jax
+from tests.tiny import TinyNet, tiny_data
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture
+def standard_promotion():
+    """The strict settings of the other tests are not a user's."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def test_the_example_runs_as_written(standard_promotion, capsys):
+    example = next(b for b in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "data.load" in b)
+    scope: dict = {}
+    exec(example, scope)
+    labels = scope["unlearned"].generalization_labels
+    assert len(labels) == 20
+    assert set(scope["problem"].pool.labels[labels["index"]]) == {3}
+    printed = capsys.readouterr().out
+    for word in ("forget_accuracy", "agreement", "floor_majority", "floor_count_matched"):
+        assert word in printed
+    found = tmu_jax.evaluate(scope["problem"], scope["unlearned"], gold=scope["gold"])
+    assert found.readouts.test_accuracy > 50
+    assert scope["gold"].variables is not scope["original"].variables
+
+
+def test_a_users_own_module_and_arrays(standard_promotion):
+    """The same steps with a module and arrays that the package does not know."""
+    own = tiny_data(num_train=240, seed=3)
+    data = tmu_jax.data.from_arrays(own.train_images, own.train_labels, own.test_images, own.test_labels)
+    problem = tmu_jax.data.forget_indices(data, np.flatnonzero(data.train_labels == 2)[:25])
+    model = TinyNet()
+    original = tmu_jax.train(model, problem.train, epochs=10, key=jax.random.key(0))
+    gold = tmu_jax.train(model, problem.retain, epochs=10, key=jax.random.key(2))
+    unlearned = tmu_jax.unlearn("twin", problem, original, key=jax.random.key(1))
+    found = tmu_jax.evaluate(problem, unlearned, gold=gold)
+    logits = tmu_jax.predict(unlearned, problem.forget)[0]
+    assert found.readouts.forget_accuracy == pytest.approx(100 * (logits.argmax(-1) == 2).mean())
+    assert found.predictor is not None
+    assert 0 <= found.readouts.agreement <= 100
+
+
+def test_the_readmes_own_method_can_be_added(standard_promotion, monkeypatch):
+    example = next(b for b in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "relabelling_method" in b)
+    monkeypatch.setattr(tmu_jax, "METHODS", dict(tmu_jax.METHODS))
+    scope: dict = {"tmu_jax": tmu_jax}
+    exec(example, scope)
+    problem = tmu_jax.data.forget_subset(tiny_data(), target_classes=[0], num_forget=5)
+    original = tmu_jax.train(TinyNet(), problem.train, epochs=1, key=jax.random.key(0))
+    unlearned = tmu_jax.unlearn(tmu_jax.METHODS["mine"], problem, original, key=jax.random.key(1))
+    assert unlearned.method == "mine"
