@@ -6,6 +6,7 @@ minutes on a CPU; `--preset paper` is the whole protocol with ResNet-18 and ten 
 
 import dataclasses
 import pathlib
+import pickle
 import shlex
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 12,
         "batch_size": 64,
         "learning_rate": 0.05,
+        "schedule": "cosine",
         "num_train": 3000,
         "requests": "combined",
         "num_forget": 30,
@@ -48,6 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 30,
         "batch_size": 128,
         "learning_rate": 0.01,
+        "schedule": "step",
         "num_train": None,
         "requests": "each",
         "num_forget": 100,
@@ -81,6 +84,8 @@ class Options:
     """Batch size of the original and the gold models. Default: 64 in quick, 128 in paper."""
     learning_rate: float | None = None
     """Learning rate of the original and the gold models at the start. Default: 0.05 in quick, 0.01 in paper."""
+    schedule: Literal["step", "cosine"] | None = None
+    """Learning rate divided by 10 after 1/2 and 5/6 of the steps, or a cosine. Default: cosine, step."""
     num_train: int | None = None
     """Training images, a seeded subset with equal class shares. Default: 3000 in quick, all in paper."""
     requests: Literal["each", "combined"] | None = None
@@ -157,10 +162,11 @@ def settings_of(options: Options, data: Dataset) -> runner.Settings:
     assert options.epochs is not None
     assert options.batch_size is not None
     assert options.learning_rate is not None
+    assert options.schedule is not None
     assert options.requests is not None
     assert options.num_forget is not None
     assert options.curriculum_share is not None
-    classes = tuple(range(data.num_classes)) if options.classes is None else tuple(options.classes)
+    classes = tuple(range(data.num_classes)) if options.classes is None else tuple(sorted(options.classes))
     return runner.Settings(
         experiment="cifar10",
         dataset=data.name,
@@ -168,7 +174,7 @@ def settings_of(options: Options, data: Dataset) -> runner.Settings:
         preset=options.preset,
         arch=options.arch,
         num_train=len(data.train_labels),
-        recipe=Recipe(options.epochs, options.batch_size, options.learning_rate),
+        recipe=Recipe(options.epochs, options.batch_size, options.learning_rate, options.schedule),
         requests=options.requests,
         classes=classes,
         num_forget=options.num_forget,
@@ -200,17 +206,20 @@ def shortfalls(settings: runner.Settings) -> list[str]:
         found.append(f"batch size {settings.recipe.batch_size} instead of {paper['batch_size']}")
     if settings.recipe.learning_rate != paper["learning_rate"]:
         found.append(f"learning rate {settings.recipe.learning_rate} instead of {paper['learning_rate']}")
+    if settings.recipe.schedule != paper["schedule"]:
+        found.append(f"{settings.recipe.schedule} schedule instead of two drops of the learning rate")
     if settings.requests != paper["requests"]:
         found.append("one combined request instead of one request a class")
     if settings.num_forget != paper["num_forget"]:
         found.append(f"{settings.num_forget} forgotten images a class instead of {paper['num_forget']}")
-    if len(settings.classes) < 10:
-        found.append(f"{len(settings.classes)} classes instead of 10")
-    if settings.twin_settings.curriculum_share != paper["curriculum_share"]:
-        found.append(
-            f"curriculum model on {settings.twin_settings.curriculum_share:.0%} of D instead of "
-            f"{paper['curriculum_share']:.0%}"
-        )
+    others = {
+        "heldout_source": (settings.heldout_source, Options.heldout_source),
+        "ratio": (settings.ratio, Options.ratio),
+        "threshold": (settings.twin_settings.threshold, Options.threshold),
+        "curriculum_share": (settings.twin_settings.curriculum_share, paper["curriculum_share"]),
+        "twin_replay": (settings.twin_settings.twin_replay, Options.twin_replay),
+    }
+    found += [f"{name} {ours} instead of {theirs}" for name, (ours, theirs) in others.items() if ours != theirs]
     return found
 
 
@@ -224,7 +233,7 @@ def prepare(options: Options) -> tuple[runner.Settings, Dataset, pathlib.Path, l
       Settings, data set, output folder and the reasons for what was chosen.
 
     Raises:
-      ValueError, FileNotFoundError: with one message that says what is wrong and what would be right.
+      ValueError, OSError, pickle.UnpicklingError: with one message that says what is wrong and what would be right.
     """
     runner.check_methods(options.methods)
     chosen, why = choose(options)
@@ -235,6 +244,7 @@ def prepare(options: Options) -> tuple[runner.Settings, Dataset, pathlib.Path, l
     settings = settings_of(chosen, data)
     runner.check_output(settings, chosen.output)
     runner.make_requests(settings, data)
+    chosen.output.mkdir(parents=True, exist_ok=True)
     return settings, data, chosen.output, why
 
 
@@ -255,6 +265,7 @@ def announce(
         f"{len(settings.classes)} classes, methods {' '.join(settings.methods)}; two gold models a request; "
         f"results in {output}",
         highlight=False,
+        markup=False,
     )
 
 
@@ -266,23 +277,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tmu_jax.use_compilation_cache()
     try:
         settings, data, output, why = prepare(options)
-    except (ValueError, FileNotFoundError, ConnectionError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False)
+        return execute(settings, data, output, why, arguments, console)
+    except (ValueError, OSError, pickle.UnpicklingError, FloatingPointError) as error:
+        hint = ""
+        if isinstance(error, FileNotFoundError) and not options.download:
+            hint = " (on this command line: --data-dir, --download, or --dataset synthetic)"
+        Console(stderr=True).print(f"error: {error}{hint}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command continues with the stage that was at work")
+        return 130
+
+
+def execute(
+    settings: runner.Settings,
+    data: Dataset,
+    output: pathlib.Path,
+    why: Sequence[str],
+    arguments: Sequence[str],
+    console: Console,
+) -> int:
+    """Runs the cells and writes the report; returns the exit status."""
     announce(settings, data, output, why, console)
     command = shlex.join(["python", "-m", "experiments.cifar10", *public_arguments(arguments)])
     config = {
         "experiment": "cifar10",
         **runner.config_of_machine(command, data, shortfalls(settings), why),
     }
-    try:
-        runner.run(settings, data, output, config, console)
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command continues with the stage that was at work")
-        return 130
+    runner.run(settings, data, output, config, console)
     report.write_report(output)
     report.print_table(output, console)
-    console.print(f"records, report and pictures: {output}", highlight=False)
+    console.print(f"records, report and pictures: {output}", highlight=False, markup=False)
     return 0
 
 

@@ -28,16 +28,21 @@ PAPER_SETTING = {
     "num_train": 50_000,
     "requests": "each",
     "num_forget": 100,
+    "epochs": 30,
+    "heldout_source": "test",
+    "ratio": "dataset",
 }
 
 
 def paper_differences(results: Results) -> list[str]:
-    """The fields in which a run is not the paper's setting, each as `field = ours (the paper: theirs)`."""
-    return [
+    """What keeps a run from being the paper's setting: `field = ours (the paper: theirs)`, or else its shortfalls."""
+    fields = [
         f"{field} = {MISSING if results.setting[field] is None else results.setting[field]} (the paper: {theirs})"
         for field, theirs in PAPER_SETTING.items()
         if results.setting[field] != theirs
     ]
+    said = dict.fromkeys(shortfall for record in results.records for shortfall in record.get("shortfalls") or [])
+    return fields or list(said)
 
 
 def paper_tables(results: Results) -> list[Table]:

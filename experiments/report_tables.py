@@ -202,6 +202,7 @@ def method_table(results: Results, pooled: bool = False) -> Table:
     readouts = {
         "A_t": ("test_accuracy", 2),
         "A_f": ("forget_accuracy", 1),
+        "A_t outside D_test": ("test_accuracy_outside_heldout", 2),
         "A_r": ("retain_accuracy", 2),
         "gap": ("forget_gap", 1),
         "agreement": ("agreement", 1),
@@ -250,7 +251,7 @@ def _predictor_table(results: Results, method: str, names: str = "") -> Table:
         return [*quality, (floor,), hard]
 
     columns = [
-        Column("on D_test (held out)", ("accuracy", "AUC", "Brier")),
+        Column("on D_test (its training set)", ("accuracy", "AUC", "Brier")),
         Column("on D_f (forgotten)", ("accuracy", "AUC", "Brier")),
         Column("majority floor on D_f"),
         Column("hard images, %", ("predicted", "truly")),
@@ -277,7 +278,8 @@ def cost_table(results: Results) -> Table:
     scope = "the combined request" if results.setting["requests"] == "combined" else "one request (mean over classes)"
     caption = (
         f"Seconds of {scope}, compile time apart; the columns after it are the parts of the full time. "
-        "In full, stages shared between methods and requests are charged to each; amortised, divided among them."
+        "In full, parts shared between the twin methods (and, one request a class, the curriculum model shared by all "
+        "requests) are charged to each; amortised, divided among them."
     )
     return Table("Cost", tuple(columns), tuple(rows), 0, caption)
 

@@ -5,6 +5,7 @@ produced it, so a run that is started again continues where it stopped and reque
 """
 
 import dataclasses
+import inspect
 import json
 import os
 import pathlib
@@ -29,6 +30,7 @@ from tmu_jax.training import Normalization, Progress, Recipe, TrainedModel
 from tmu_jax.unlearning import METHODS, UnlearnedModel
 
 TWIN_METHODS = ("twin", "twin_negative_gradient")
+FLOORS = "floors"
 MAY_GROW = ("classes", "num_forget", "seeds", "methods")
 """Settings that may differ from those of an output folder: they add cells and alter none."""
 
@@ -55,6 +57,7 @@ class Settings:
       heldout_source: "test" or "train".
       ratio: "dataset", "class" or "all".
       twin_settings: of the twin problem.
+      compute: backend and version of the package; models made by two of them do not mix in one table.
     """
 
     experiment: str
@@ -72,6 +75,7 @@ class Settings:
     heldout_source: str = "test"
     ratio: str = "dataset"
     twin_settings: twin.TwinSettings = twin.DEFAULT_SETTINGS
+    compute: str = dataclasses.field(default_factory=lambda: f"{jax.default_backend()}, tmu_jax {tmu_jax.__version__}")
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
@@ -104,6 +108,8 @@ def check_methods(methods: Sequence[str]) -> None:
         raise ValueError(f"methods={list(methods)} names one twice")
     if not methods:
         raise ValueError(f"methods is empty; choose from {' '.join(METHODS)}")
+    if FLOORS in methods:
+        raise ValueError(f"methods holds {FLOORS!r}, which names the floors; register the method under another name")
 
 
 def make_requests(settings: Settings, data: Dataset) -> list[Request]:
@@ -119,6 +125,10 @@ def make_requests(settings: Settings, data: Dataset) -> list[Request]:
     Raises:
       ValueError: when a request cannot be made from this data.
     """
+    for name in ("classes", "seeds"):
+        values = getattr(settings, name)
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name}={list(values)} must name at least one, each once")
 
     def subset(classes: Sequence[int], seed: int) -> ForgetProblem:
         return tmu_jax.data.forget_subset(
@@ -137,7 +147,9 @@ def make_requests(settings: Settings, data: Dataset) -> list[Request]:
             requests.append(Request("all classes", seed, problem, problem.forget.indices))
             continue
         # One curriculum model serves the requests of all classes, those that are added later included.
-        every = np.concatenate([subset([c], seed).forget.indices for c in range(data.num_classes)])
+        every = np.concatenate(
+            [tmu_jax.data.forget_rows(data, c, settings.num_forget, seed) for c in range(data.num_classes)]
+        )
         requests += [Request(f"class {c}", seed, subset([c], seed), every) for c in settings.classes]
     return requests
 
@@ -155,12 +167,20 @@ def check_output(settings: Settings, output: pathlib.Path) -> None:
     path = output / "config.json"
     if not path.exists():
         return
-    before, now = json.loads(path.read_text())["settings"], settings.plain()
+    before, now = _flat(json.loads(path.read_text()).get("settings", {})), _flat(settings.plain())
     may_grow = [name for name in MAY_GROW if not (name == "classes" and settings.requests == "combined")]
     differing = [name for name in now if name not in may_grow and before.get(name) != now[name]]
     if differing:
         changes = "; ".join(f"{name}: {_short(before.get(name))} there, now {_short(now[name])}" for name in differing)
         raise ValueError(f"output={output} holds another run ({changes}); choose another --output or those settings")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `outer.inner: value`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def _short(value: Any) -> str:
@@ -194,10 +214,12 @@ def run(
     check_output(settings, output)
     requests = make_requests(settings, data)
     output.mkdir(parents=True, exist_ok=True)
-    _write(output / "config.json", json.dumps({**config, "settings": _grown(settings, output)}, indent=1))
     table = RecordTable(output, config)
+    plan = [(request, todo) for request in requests if (todo := table.missing(settings, request))]
+    if not plan:
+        return table.records
+    _write(output / "config.json", json.dumps({**config, "settings": _grown(settings, output)}, indent=1))
     with Display(console) as display:
-        plan = [(request, todo) for request in requests if (todo := table.missing(settings, request))]
         display.expect(sum(len(todo) for _, todo in plan))
         for request, todo in plan:
             for records, features in Cells(settings, data, request, StageStore(output / "stages"), display).run(todo):
@@ -241,7 +263,7 @@ class RecordTable:
         }
         first = request.problem.target_classes[0]
         todo = [name for name in settings.methods if (first, name) not in done]
-        return todo + ([] if (first, "floor_majority") in done else ["floors"])
+        return todo + ([] if (first, "floor_majority") in done else [FLOORS])
 
     def add(self, records: Sequence[Record], features: Sequence[Record]) -> None:
         """Adds records and writes the files anew, atomically."""
@@ -249,8 +271,9 @@ class RecordTable:
         _amortise(self.records)
         known = {_feature_cell(entry) for entry in self.features}
         self.features += [entry for entry in features if _feature_cell(entry) not in known]
-        _write(self._results, "".join(json.dumps(record) + "\n" for record in self.records))
+        # The records last: a cell that has its records is done.
         _write(self._features_path, json.dumps(self.features))
+        _write(self._results, "".join(json.dumps(record) + "\n" for record in self.records))
 
 
 def _feature_cell(entry: Record) -> tuple[Any, ...]:
@@ -258,21 +281,30 @@ def _feature_cell(entry: Record) -> tuple[Any, ...]:
 
 
 def _amortise(records: Sequence[Record]) -> None:
-    """Divides what several requests share (the curriculum model) by their number, in `seconds_amortised`."""
+    """Divides the seconds of each shared part among its users, in `seconds_amortised`.
+
+    The methods of a cell share what they predict with; the curriculum model is shared by the requests as well.
+    """
     for record in records:
         if record.get("seconds") is None:
             continue
-        sharing = {
-            other["target_class"]
+        kin = [
+            other
             for other in records
-            if all(other[key] == record[key] for key in ("requests", "seed", "num_forget", "method"))
+            if other.get("seconds_by_part") is not None
+            and all(other[key] == record[key] for key in ("requests", "seed", "num_forget"))
+        ]
+        cell = [other for other in kin if other["target_class"] == record["target_class"]]
+        users = {
+            part: sum(part in other["seconds_by_part"] for other in (kin if across_requests else cell))
+            for part in record["seconds_by_part"]
+            for across_requests in [part == "curriculum" and record["requests"] == "each"]
         }
-        requests = len(sharing) if record["requests"] == "each" else 1
-        shared = record["seconds_by_part"].get("curriculum", 0.0)
-        record["seconds_amortised"] = record["seconds"] - shared * (1 - 1 / requests)
-        share = record["retraining_share"]
+        own = ("unlearning", "retraining")
+        saved = sum(s * (1 - 1 / users[p]) for p, s in record["seconds_by_part"].items() if p not in own)
+        record["seconds_amortised"] = record["seconds"] - saved
         scale = record["seconds_amortised"] / record["seconds"] if record["seconds"] else 1.0
-        record["retraining_share_amortised"] = None if share is None else share * scale
+        record["retraining_share_amortised"] = record["retraining_share"] * scale
 
 
 def _write(path: pathlib.Path, text: str) -> None:
@@ -301,11 +333,11 @@ class Cells:
         gold = self._trained("gold", problem.retain, request.name)
         gold_outputs = self._evaluated("gold", gold)
         for name in todo:
-            if name == "floors":
+            if name == FLOORS:
                 yield self._floor_records(original, gold_outputs), []
                 continue
             model = self._unlearned(name, original, gold)
-            outputs = gold_outputs if name == "retrain" else self._evaluated(name, model)
+            outputs = gold_outputs if name == "retrain" else self._evaluated(f"method {name}", model)
             features = [] if model.prediction is None else self._feature_records(model, gold_outputs)
             yield self._method_records(name, model, outputs, gold_outputs, gold), features
 
@@ -325,7 +357,13 @@ class Cells:
         description = f"{what}, {self._request.name}, seed {self._request.seed}"
         if self._store.has(kind, produced_by):
             self._display.found(description)
-        return self._store.get(kind, produced_by, lambda: compute(self._display.start(description)))
+
+        def made() -> Stage:
+            stage = compute(self._display.start(description))
+            made_by = {"device": environment.device(), "versions": environment.versions()}
+            return stage._replace(metadata={**stage.metadata, **made_by, "git_revision": environment.git_revision()})
+
+        return self._store.get(kind, produced_by, made)
 
     def _trained(self, purpose: str, split: Split, request_name: str = "") -> "_StagedModel":
         """The original model or a gold model: a training from scratch on a split."""
@@ -394,14 +432,17 @@ class Cells:
         """The model after one method; "original" and "retrain" are the models that are there already."""
         problem = self._request.problem
         if name == "original":
-            return METHODS["original"](problem, original, self._key(name))
+            return METHODS["original"](problem, original, self._key("method original"))
         if name == "retrain":
             fields = {field.name: getattr(gold, field.name) for field in dataclasses.fields(TrainedModel)}
             return UnlearnedModel(**fields, method=name, seconds_by_part={"retraining": gold.seconds})
         options: dict[str, Any] = {}
+        takes = inspect.signature(METHODS[name]).parameters
+        recipe = takes["recipe"].default if "recipe" in takes else None
         produced_by = {
             "original": original.stage,
             "method": name,
+            "recipe": dataclasses.asdict(recipe) if isinstance(recipe, Recipe) else None,
             "forget": problem.forget.indices,
             "train": problem.train.indices,
             "seed": self._request.seed,
@@ -412,7 +453,9 @@ class Cells:
             produced_by["easy"] = prediction.easy
 
         def compute(progress: Progress) -> Stage:
-            model = METHODS[name](problem, original, self._key(name), progress=progress, **options)
+            if "progress" in takes:
+                options["progress"] = progress
+            model = METHODS[name](problem, original, self._key(f"method {name}"), **options)
             stage = _to_stage(model)
             return stage._replace(
                 metadata={**stage.metadata, "seconds_by_part": model.seconds_by_part, "notes": list(model.notes)}
@@ -435,7 +478,8 @@ class Cells:
 
     def _evaluated(self, name: str, model: TrainedModel) -> evaluation.Outputs:
         if name not in self._outputs:
-            self._display.start(f"evaluating {name}, {self._request.name}, seed {self._request.seed}")
+            model_name = name.removeprefix("method ")
+            self._display.start(f"evaluating {model_name}, {self._request.name}, seed {self._request.seed}")
             self._outputs[name] = evaluation.outputs(model, self._request.problem)
         return self._outputs[name]
 
@@ -502,7 +546,7 @@ class Cells:
         problem = self._request.problem
         second = self._trained("gold replicate", problem.retain, self._request.name)
         second_outputs = self._evaluated("second gold", second)
-        original_outputs = self._evaluated("original", original)
+        original_outputs = self._evaluated("method original", original)
         records = []
         for target, only_class in self._targets():
             found = evaluation.floors(problem, gold_outputs, original_outputs, second_outputs, only_class)
@@ -612,7 +656,8 @@ def _prediction_to_stage(prediction: twin.TwinPrediction) -> Stage:
 
 
 def _prediction_from_stage(stage: Stage) -> twin.TwinPrediction:
-    metadata = {**stage.metadata, "notes": tuple(stage.metadata["notes"])}
+    metadata = {name: stage.metadata[name] for name in _PREDICTION_METADATA}
+    metadata["notes"] = tuple(metadata["notes"])
     return twin.TwinPrediction(**stage.arrays, **metadata)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tmu_jax.data import Dataset, forget_indices, forget_subset
+from tmu_jax.data import Dataset, forget_indices, forget_rows, forget_subset
 
 
 def make_data(num_train: int = 1000, num_test: int = 200, num_classes: int = 10, side: int = 8) -> Dataset:
@@ -325,3 +325,11 @@ def test_classes_without_images_are_refused():
     )
     with pytest.raises(ValueError, match="no training image of class 10"):
         forget_subset(extra, [10], 1)
+
+
+def test_forget_rows_are_those_of_forget_subset():
+    data = make_data()
+    for c, num_forget in ((2, 7), (5, 60)):
+        expected = forget_subset(data, [c], num_forget, seed=3).forget.indices
+        np.testing.assert_array_equal(forget_rows(data, c, num_forget, seed=3), expected)
+    assert len(forget_rows(data, 2, 10**6)) == (data.train_labels == 2).sum()

@@ -172,7 +172,7 @@ def test_missing_numbers_are_dashes_and_stay_out_of_means(missing):
     assert cells_of(to_markdown(accuracy_table(results)), "3 cat")[1] == "– / – / –"
     assert results.mean("twin", "forget_gap") == Estimate(7.0)
     row = cells_of(to_markdown(method_table(results)), "twin")
-    assert row == ["–", "–", "–", "7.0", "–", "–", "0.250", "–"]
+    assert row == ["–", "–", "–", "–", "7.0", "–", "–", "0.250", "–"]
 
 
 def test_zero_is_a_number():
@@ -290,8 +290,14 @@ def test_unprinted_gaps_of_the_paper_follow_from_its_accuracies():
 
 @pytest.mark.parametrize("field", PAPER_SETTING)
 def test_no_paper_numbers_in_any_other_setting(field):
-    changed = PAPER | {field: QUICK[field]}
+    changed = PAPER | {field: "another"}
     assert not paper_tables(only(small_run(changed)))
+
+
+def test_no_paper_numbers_where_the_run_itself_names_a_shortfall():
+    records = small_run(PAPER | {"shortfalls": ["threshold count instead of half"]})
+    assert not paper_tables(only(records))
+    assert paper_tables(only(small_run(PAPER | {"shortfalls": []})))
 
 
 def test_report_of_a_whole_run(tmp_path):
@@ -396,4 +402,4 @@ def test_the_report_needs_no_jax():
 def test_bars_in_names_do_not_break_the_markdown():
     results = Results((record("a|b", 3, 0, forget_gap=1.0),))
     row = next(line for line in to_markdown(method_table(results)).splitlines() if "a\\|b" in line)
-    assert row.replace("\\|", "").count("|") == 10
+    assert row.replace("\\|", "").count("|") == 11

@@ -17,7 +17,7 @@ class Stage(NamedTuple):
     """A computed stage.
 
     Attributes:
-      arrays: a nested dict of arrays.
+      arrays: a nested dict of arrays, none of them empty (Orbax refuses those).
       metadata: what else is known of it (seconds, notes), as JSON.
     """
 
@@ -73,7 +73,7 @@ class StageStore:
           compute: makes the stage.
 
         Returns:
-          The stage, its arrays as NumPy arrays; empty arrays come back as they were.
+          The stage, its arrays as NumPy arrays.
         """
         path = self.path(kind, produced_by)
         options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)

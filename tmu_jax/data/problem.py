@@ -66,6 +66,22 @@ def forget_subset(
     return _build(data, forget, counts, orders, seed, heldout_source, ratio)
 
 
+def forget_rows(data: Dataset, target_class: int, num_forget: int, seed: int = 0) -> np.ndarray:
+    """The training rows of one class that `forget_subset` forgets; the whole class where it has no more than that many.
+
+    Args:
+        data: the data set.
+        target_class: the class.
+        num_forget: the number of images.
+        seed: seed of the draw, 0 or more.
+
+    Returns:
+        int32[min(num_forget, class size)], ascending.
+    """
+    order = _shuffled_class(data.train_labels, target_class, seed, _TRAIN_STREAM)
+    return np.sort(order[:num_forget]).astype(np.int32)
+
+
 def forget_indices(
     data: Dataset,
     indices: Iterable[int],

@@ -120,7 +120,7 @@ def unlearn_by_relabelling(
       problem: the request.
       original: M_o, left intact.
       key: a PRNG key.
-      recipe: the optimisation.
+      recipe: the optimisation; its augmentation is the original's.
       progress: called with (steps done, steps in all).
       **options: of the method.
 

@@ -5,6 +5,7 @@ References:
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,6 @@ from tmu_jax.data import ForgetProblem
 from tmu_jax.training import Progress, Recipe, Stream, TrainedModel
 from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, TwinSettings, predict_generalization
 from tmu_jax.unlearning.base import (
-    Method,
     Relabel,
     Relabelling,
     UnlearnedModel,
@@ -42,56 +42,55 @@ def ascend_on_hard(
     return ascend_on(problem, retain, problem.forget.indices[~easy], alpha)
 
 
-def twin_method(name: str, relabel: Relabel) -> Method:
-    """A method that predicts easy and hard on the twin problem, then unlearns the hard samples by `relabel`."""
+def unlearn_hard(
+    name: str,
+    relabel: Relabel,
+    problem: ForgetProblem,
+    original: TrainedModel,
+    key: jax.Array,
+    *,
+    prediction: TwinPrediction | None = None,
+    settings: TwinSettings = DEFAULT_SETTINGS,
+    recipe: Recipe = RECIPE,
+    progress: Progress | None = None,
+    part_progress: Callable[[str], Progress] | None = None,
+    **options: Any,
+) -> UnlearnedModel:
+    """Predicts easy and hard on the twin problem, then unlearns the hard samples by a relabelling.
 
-    def method(
-        problem: ForgetProblem,
-        original: TrainedModel,
-        key: jax.Array,
-        *,
-        prediction: TwinPrediction | None = None,
-        settings: TwinSettings = DEFAULT_SETTINGS,
-        recipe: Recipe = RECIPE,
-        progress: Progress | None = None,
-        part_progress: Callable[[str], Progress] | None = None,
-        **options: Any,
-    ) -> UnlearnedModel:
-        """Unlearns the samples that a gold model is predicted to get wrong.
+    Args:
+      name: the method's name.
+      relabel: makes the relabelling from `easy`, bool[n].
+      problem: the request.
+      original: M_o, left intact.
+      key: a PRNG key.
+      prediction: easy/hard labels that are known already; predicted here when None.
+      settings: of the twin problem.
+      recipe: of the unlearning; its augmentation is the original's.
+      progress: called with (steps done, steps in all) of the unlearning.
+      part_progress: makes the progress function of each part of the prediction.
+      **options: of the relabelling.
 
-        Args:
-          problem: the request.
-          original: M_o, left intact.
-          key: a PRNG key.
-          prediction: easy/hard labels that are known already; predicted here when None.
-          settings: of the twin problem.
-          recipe: of the unlearning.
-          progress: called with (steps done, steps in all) of the unlearning.
-          part_progress: makes the progress function of each part of the prediction.
-          **options: of the relabelling.
-
-        Returns:
-          The unlearned model with its prediction; seconds are those of all parts.
-        """
-        prediction_key, unlearning_key = jax.random.split(key)
-        if prediction is None:
-            prediction = predict_generalization(problem, original, prediction_key, settings, part_progress)
-        unlearned = unlearn_by_relabelling(
-            name, relabel, problem, original, unlearning_key,
-            recipe=recipe, progress=progress, easy=prediction.easy, **options,
-        )  # fmt: skip
-        parts = {**prediction.seconds_by_part, **unlearned.seconds_by_part}
-        return dataclasses.replace(
-            unlearned,
-            prediction=prediction,
-            seconds_by_part=parts,
-            seconds=sum(parts.values()),
-            compile_seconds=unlearned.compile_seconds + prediction.compile_seconds,
-            notes=prediction.notes,
-        )
-
-    return method
+    Returns:
+      The unlearned model with its prediction; seconds are those of all parts.
+    """
+    prediction_key, unlearning_key = jax.random.split(key)
+    if prediction is None:
+        prediction = predict_generalization(problem, original, prediction_key, settings, part_progress)
+    unlearned = unlearn_by_relabelling(
+        name, relabel, problem, original, unlearning_key,
+        recipe=recipe, progress=progress, easy=prediction.easy, **options,
+    )  # fmt: skip
+    parts = {**prediction.seconds_by_part, **unlearned.seconds_by_part}
+    return dataclasses.replace(
+        unlearned,
+        prediction=prediction,
+        seconds_by_part=parts,
+        seconds=sum(parts.values()),
+        compile_seconds=unlearned.compile_seconds + prediction.compile_seconds,
+        notes=prediction.notes,
+    )
 
 
-twin = twin_method("twin", relabel_hard)
-twin_negative_gradient = twin_method("twin_negative_gradient", ascend_on_hard)
+twin = functools.partial(unlearn_hard, "twin", relabel_hard)
+twin_negative_gradient = functools.partial(unlearn_hard, "twin_negative_gradient", ascend_on_hard)
