@@ -36,13 +36,13 @@ DEFAULT_METHODS = (
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "arch": "small_resnet",
-        "epochs": 12,
+        "epochs": 10,
         "batch_size": 64,
         "learning_rate": 0.05,
         "schedule": "cosine",
-        "num_train": 3000,
+        "num_train": 2000,
         "requests": "combined",
-        "num_forget": 30,
+        "num_forget": 20,
         "curriculum_share": 1.0,
     },
     "paper": {
@@ -79,7 +79,7 @@ class Options:
     arch: Literal["auto", "small_resnet", "resnet18", "allcnn", "vit"] = "auto"
     """Architecture. auto: small_resnet in quick, resnet18 in paper."""
     epochs: int | None = None
-    """Epochs of the original and the gold models. Default: 12 in quick, 30 in paper."""
+    """Epochs of the original and the gold models. Default: 10 in quick, 30 in paper."""
     batch_size: int | None = None
     """Batch size of the original and the gold models. Default: 64 in quick, 128 in paper."""
     learning_rate: float | None = None
@@ -87,13 +87,13 @@ class Options:
     schedule: Literal["step", "cosine"] | None = None
     """Learning rate divided by 10 after 1/2 and 5/6 of the steps, or a cosine. Default: cosine, step."""
     num_train: int | None = None
-    """Training images, a seeded subset with equal class shares. Default: 3000 in quick, all in paper."""
+    """Training images, a seeded subset with equal class shares. Default: 2000 in quick, all in paper."""
     requests: Literal["each", "combined"] | None = None
     """One request for each class, or one combined over all of them. Default: combined in quick, each in paper."""
     classes: tuple[int, ...] | None = None
     """Classes to forget images of. Default: all."""
     num_forget: int | None = None
-    """Forgotten images of each class. Default: 30 in quick, 100 in paper."""
+    """Forgotten images of each class. Default: 20 in quick, 100 in paper."""
     seeds: tuple[int, ...] = (0,)
     """One repetition for each seed: split, training and unlearning."""
     methods: tuple[str, ...] = DEFAULT_METHODS

@@ -26,7 +26,7 @@ class Display:
             TimeRemainingColumn(),
             console=console,
         )
-        self._run = self._progress.add_task("run: methods", total=None)
+        self._run = self._progress.add_task("run", total=None)
         self._stage = self._progress.add_task("", total=None, visible=False)
         self._current: tuple[str, float] | None = None
         self._last_line = 0.0
@@ -43,11 +43,11 @@ class Display:
         self._progress.stop()
 
     def expect(self, total: int) -> None:
-        """Says how many cells the run has."""
+        """Says how many models and methods the run has to show."""
         self._progress.update(self._run, total=total)
 
     def advance(self) -> None:
-        """One more cell is done."""
+        """One more of them is done."""
         self._finish_stage()
         self._progress.advance(self._run)
 

@@ -220,7 +220,7 @@ def run(
         return table.records
     _write(output / "config.json", json.dumps({**config, "settings": _grown(settings, output)}, indent=1))
     with Display(console) as display:
-        display.expect(sum(len(todo) for _, todo in plan))
+        display.expect(sum(len(("original", "gold", *todo)) for _, todo in plan))
         for request, todo in plan:
             for records, features in Cells(settings, data, request, StageStore(output / "stages"), display).run(todo):
                 table.add(records, features)
@@ -330,8 +330,10 @@ class Cells:
         """Yields the records, and the features if there are any, of one method after another, floors last."""
         request, problem = self._request, self._request.problem
         original = self._trained("original", problem.train)
+        self._display.advance()
         gold = self._trained("gold", problem.retain, request.name)
         gold_outputs = self._evaluated("gold", gold)
+        self._display.advance()
         for name in todo:
             if name == FLOORS:
                 yield self._floor_records(original, gold_outputs), []

@@ -253,3 +253,13 @@ def test_float32_pixels_are_attacked(problem, plain):
         np.float32(EPS), module=plain.module, num_steps=5,
     )  # fmt: skip
     np.testing.assert_allclose(clean, tmu_jax.predict(plain, problem.forget)[0][:16], rtol=1e-4, atol=1e-4)
+
+
+def test_one_program_attacks_any_number_of_samples_at_any_radius():
+    problem = tmu_jax.data.forget_subset(tiny_data(), target_classes=[0], num_forget=7)
+    recipe = Recipe(epochs=1, batch_size=20)
+    model = tmu_jax.train(TinyNet(width=6), problem.train, recipe=recipe, key=jax.random.key(0))
+    before = features.attack_rows._cache_size()
+    for split, eps in ((problem.forget, 1 / 255), (problem.heldout, 4 / 255), (problem.train, 2 / 255)):
+        features.adversarial(model, split, eps=eps)
+    assert features.attack_rows._cache_size() - before == 1

@@ -242,3 +242,13 @@ def test_recipe_refuses_what_cannot_work(field, value):
 def test_training_on_nothing_is_refused(problem):
     with pytest.raises(ValueError, match="data"):
         tmu_jax.train(TinyNet(), Split(problem.pool, np.zeros(0, np.int32)), key=jax.random.key(0))
+
+
+def test_evaluation_is_one_program_for_splits_of_any_size(problem):
+    model = tmu_jax.train(
+        TinyNet(width=5), problem.train, recipe=Recipe(epochs=1, batch_size=20), key=jax.random.key(0)
+    )
+    before = training.predict_rows._cache_size()
+    for split in (problem.train, problem.forget, problem.test, problem.heldout):
+        tmu_jax.predict(model, split)
+    assert training.predict_rows._cache_size() - before == 1
