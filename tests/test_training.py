@@ -45,7 +45,8 @@ def test_ascent_ends_at_the_loss_of_a_uniform_guess():
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_steps_equal_a_loop_written_out(problem, optimizer):
     """Two steps of the compiled loop against optax's own optimiser, an eager forward and a hand-written loss."""
-    model, data = TinyNet(), problem.train
+    # A bias before batch norm has no gradient but rounding noise, and Adam would take full steps along it.
+    model, data = (TinyNet() if optimizer == "sgd" else PlainNet()), problem.train
     recipe = Recipe(epochs=1, batch_size=100, learning_rate=0.05, schedule="constant", optimizer=optimizer)
     key = jax.random.key(3)
     normalization = training.pixel_statistics(data)
@@ -60,7 +61,7 @@ def test_steps_equal_a_loop_written_out(problem, optimizer):
     order = rng.permutation(data.indices)[:200].reshape(2, 100)
     core = optax.sgd(0.05, momentum=0.9) if optimizer == "sgd" else optax.adam(0.05)
     tx = optax.chain(optax.add_decayed_weights(5e-4), core)
-    params, stats, state = variables["params"], variables["batch_stats"], tx.init(variables["params"])
+    params, stats, state = variables["params"], variables.get("batch_stats", {}), tx.init(variables["params"])
     expected_losses = []
     for rows in order:
         images = jnp.asarray((data.pool.images[rows] / 255 - normalization.mean) / normalization.std, jnp.float32)
@@ -70,14 +71,15 @@ def test_steps_equal_a_loop_written_out(problem, optimizer):
                 {"params": params, "batch_stats": stats}, images, train=True, mutable=["batch_stats"]
             )
             log_p = jax.nn.log_softmax(logits)
-            return -jnp.mean(weights[rows] * jnp.sum(targets[rows] * log_p, -1)), new["batch_stats"]
+            return -jnp.mean(weights[rows] * jnp.sum(targets[rows] * log_p, -1)), new.get("batch_stats", {})
 
         (loss, stats), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
         with jax.numpy_dtype_promotion("standard"):
             updates, state = tx.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
         expected_losses.append(float(loss))
-    chex.assert_trees_all_close(got, {"params": params, "batch_stats": stats}, rtol=2e-4, atol=2e-5)
+    expected = {"params": params, **({"batch_stats": stats} if stats else {})}
+    chex.assert_trees_all_close(got, expected, rtol=2e-4, atol=2e-5)
     assert losses == pytest.approx([np.mean(expected_losses)], rel=1e-4)
 
 
