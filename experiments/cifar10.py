@@ -18,6 +18,7 @@ from rich.console import Console
 
 import tmu_jax
 from experiments import report, runner
+from experiments.plan import Settings, check_methods, check_output, make_requests
 from tmu_jax.data import Dataset
 from tmu_jax.training import Recipe
 from tmu_jax.twin import TwinSettings
@@ -157,7 +158,7 @@ def choose(options: Options) -> tuple[Options, list[str]]:
     return dataclasses.replace(options, dataset=dataset, preset=preset, output=output, **chosen), why
 
 
-def settings_of(options: Options, data: Dataset) -> runner.Settings:
+def settings_of(options: Options, data: Dataset) -> Settings:
     """The runner's settings from options with nothing left open."""
     assert options.epochs is not None
     assert options.batch_size is not None
@@ -167,7 +168,7 @@ def settings_of(options: Options, data: Dataset) -> runner.Settings:
     assert options.num_forget is not None
     assert options.curriculum_share is not None
     classes = tuple(range(data.num_classes)) if options.classes is None else tuple(sorted(options.classes))
-    return runner.Settings(
+    return Settings(
         experiment="cifar10",
         dataset=data.name,
         data_fingerprint=data.fingerprint,
@@ -190,7 +191,7 @@ def settings_of(options: Options, data: Dataset) -> runner.Settings:
     )
 
 
-def shortfalls(settings: runner.Settings) -> list[str]:
+def shortfalls(settings: Settings) -> list[str]:
     """What is smaller than, or other than, the paper's setting, a phrase each."""
     paper = PRESETS["paper"]
     found = []
@@ -223,7 +224,7 @@ def shortfalls(settings: runner.Settings) -> list[str]:
     return found
 
 
-def prepare(options: Options) -> tuple[runner.Settings, Dataset, pathlib.Path, list[str]]:
+def prepare(options: Options) -> tuple[Settings, Dataset, pathlib.Path, list[str]]:
     """Loads the data and checks everything that can be checked before any long work.
 
     Args:
@@ -235,22 +236,20 @@ def prepare(options: Options) -> tuple[runner.Settings, Dataset, pathlib.Path, l
     Raises:
       ValueError, OSError, pickle.UnpicklingError: with one message that says what is wrong and what would be right.
     """
-    runner.check_methods(options.methods)
+    check_methods(options.methods)
     chosen, why = choose(options)
     assert chosen.output is not None
     data = tmu_jax.data.load(chosen.dataset, data_dir=chosen.data_dir, download=chosen.download)
     if chosen.num_train is not None and chosen.num_train != len(data.train_labels):
         data = tmu_jax.data.subset(data, chosen.num_train, seed=0)
     settings = settings_of(chosen, data)
-    runner.check_output(settings, chosen.output)
-    runner.make_requests(settings, data)
+    check_output(settings, chosen.output)
+    make_requests(settings, data)
     chosen.output.mkdir(parents=True, exist_ok=True)
     return settings, data, chosen.output, why
 
 
-def announce(
-    settings: runner.Settings, data: Dataset, output: pathlib.Path, why: Sequence[str], console: Console
-) -> None:
+def announce(settings: Settings, data: Dataset, output: pathlib.Path, why: Sequence[str], console: Console) -> None:
     """The first lines: what runs, on what, why, and how far from the paper's setting it is."""
     short = shortfalls(settings)
     setting = "the paper's setting" if not short else "NOT the paper's setting: " + "; ".join(short)
@@ -290,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def execute(
-    settings: runner.Settings,
+    settings: Settings,
     data: Dataset,
     output: pathlib.Path,
     why: Sequence[str],

@@ -9,7 +9,9 @@ import pytest
 from rich.console import Console
 
 import tmu_jax
+from experiments import records as records_module
 from experiments import report, runner
+from experiments.plan import Settings
 from tests.tiny import TinyNet, tiny_data
 from tmu_jax import training, twin
 from tmu_jax.training import Recipe
@@ -44,7 +46,7 @@ def tiny_architecture(monkeypatch):
 
 
 def settings(data, **changes):
-    defaults = runner.Settings(
+    defaults = Settings(
         experiment="test",
         dataset="arrays",
         data_fingerprint=data.fingerprint,
@@ -146,7 +148,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, data, tmp_path, 
 
     for module in (training, twin, tmu_jax.unlearning.base):
         monkeypatch.setattr(module, "fit", stop_every_second_time)
-    others = {(twin, "measure_features"): [], (runner, "_write"): [], (runner.RecordTable, "add"): []}
+    others = {
+        (twin, "measure_features"): [],
+        (records_module, "write_whole"): [],
+        (records_module.RecordTable, "add"): [],
+    }
     for (owner, name), seen in others.items():
         monkeypatch.setattr(owner, name, stop_twice(getattr(owner, name), seen))
     interruptions = 0

@@ -1,0 +1,333 @@
+"""The matrix products that a convolution becomes on a CPU: forward, input gradient and weight gradient.
+
+The batch is cut into chunks whose transformed images stay in the cache. `Geometry` says all of a convolution but its
+arrays, and each of the three functions chooses the products from it:
+
+| kernel, stride | products |
+|---|---|
+| 3x3, stride 1 | Winograd's F(2x2, 3x3): 16 products of transformed tiles, 2.25 times fewer multiplications |
+| 3x3, stride 2 | nine products, one for each position in the kernel |
+| 3x3, few input channels | one product of patches |
+| p x p, stride at least p, no padding (1x1, patches of a vision transformer) | one product |
+
+References:
+    Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308 (2015), section 4.1.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+_FEW_CHANNELS = 8
+
+# G of F(2, 3) in the paper's equation 11, and its two-dimensional form for kernels flattened to 9 positions.
+_KERNEL_ROWS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
+_KERNEL_TRANSFORM = np.kron(_KERNEL_ROWS, _KERNEL_ROWS)
+
+
+class Geometry(NamedTuple):
+    """All of a convolution but its arrays; hashable, so that one set of compiled functions serves equal layers."""
+
+    size: tuple[int, int]
+    channels: int
+    features: int
+    kernel_size: int
+    stride: int
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    precision: Any
+    chunk_floats: int
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        height, width = (
+            (size + low + high - self.kernel_size) // self.stride + 1
+            for size, (low, high) in zip(self.size, self.padding, strict=True)
+        )
+        return height, width
+
+    @property
+    def floats(self) -> int:
+        """Numbers an image is transformed into, 4 for each pixel and channel where input and output are alike."""
+        return 2 * self.out_size[0] * self.out_size[1] * (self.channels + self.features)
+
+
+def forward(images: Array, kernel: Array, *, geometry: Geometry) -> Array:
+    if geometry.kernel_size <= geometry.stride:
+        return _multiply(_tiles(images, geometry), kernel.reshape(-1, geometry.features), geometry)
+    if geometry.channels < _FEW_CHANNELS:
+        flat = kernel.reshape(-1, geometry.features)
+        return _map_chunks(lambda part: _multiply(_patches(part, geometry), flat, geometry), images, geometry)
+    if geometry.stride == 2:
+        return _map_chunks(lambda part: _strided(part, kernel, geometry), images, geometry)
+    return _winograd(images, kernel, geometry)
+
+
+def input_gradient(cotangent: Array, kernel: Array, *, geometry: Geometry) -> Array:
+    flat = kernel.reshape(-1, geometry.features).T
+    if geometry.kernel_size <= geometry.stride:
+        return _untiles(_multiply(cotangent, flat, geometry), geometry)
+    if geometry.channels < _FEW_CHANNELS:
+        return _map_chunks(lambda part: _unpatches(_multiply(part, flat, geometry), geometry), cotangent, geometry)
+    if geometry.stride == 2:
+        return _map_chunks(lambda part: _strided_input_gradient(part, kernel, geometry), cotangent, geometry)
+    (top, bottom), (left, right) = geometry.padding
+    backwards = geometry._replace(
+        size=geometry.out_size,
+        channels=geometry.features,
+        features=geometry.channels,
+        padding=((2 - top, 2 - bottom), (2 - left, 2 - right)),
+    )
+    return _winograd(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), backwards)
+
+
+def weight_gradient(images: Array, cotangent: Array, *, geometry: Geometry) -> Array:
+    shape = kernel_shape(geometry)
+    if geometry.kernel_size <= geometry.stride:
+        return _outer(_tiles(images, geometry), cotangent, geometry).reshape(shape)
+    if geometry.channels < _FEW_CHANNELS:
+        gradient = _patches_weight_gradient
+    elif geometry.stride == 2:
+        gradient = _strided_weight_gradient
+    else:
+        transformed = _sum_chunks(_winograd_weight_gradient, images, cotangent, geometry)
+        return jnp.matmul(_KERNEL_TRANSFORM.T, transformed.reshape(16, -1)).reshape(shape)
+    return _sum_chunks(gradient, images, cotangent, geometry).reshape(shape)
+
+
+def kernel_shape(geometry: Geometry) -> tuple[int, int, int, int]:
+    return geometry.kernel_size, geometry.kernel_size, geometry.channels, geometry.features
+
+
+def _multiply(first: Array, second: Array, geometry: Geometry) -> Array:
+    return jnp.matmul(first, second, precision=geometry.precision)
+
+
+def _outer(first: Array, second: Array, geometry: Geometry) -> Array:
+    """Sum over images and positions of the outer product of their channels."""
+    return _multiply(first.reshape(-1, first.shape[-1]).T, second.reshape(-1, second.shape[-1]), geometry)
+
+
+def _num_chunks(num_images: int, geometry: Geometry) -> tuple[int, int]:
+    """How many chunks, and how many images in each, keep the transformed images within the cache."""
+    size = -(-num_images // -(-num_images * geometry.floats // geometry.chunk_floats))
+    return -(-num_images // size), size
+
+
+def _chunks(images: Array, num_chunks: int, size: int) -> Array:
+    missing = num_chunks * size - images.shape[0]
+    if missing:
+        images = jnp.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
+    return images.reshape(num_chunks, size, *images.shape[1:])
+
+
+def _map_chunks(function: Callable[[Array], Array], images: Array, geometry: Geometry) -> Array:
+    """`function` of all images, computed chunk after chunk."""
+    num_chunks, size = _num_chunks(images.shape[0], geometry)
+    if num_chunks == 1:
+        return function(images)
+    results = lax.map(function, _chunks(images, num_chunks, size))
+    return results.reshape(-1, *results.shape[2:])[: images.shape[0]]
+
+
+def _sum_chunks(
+    gradient: Callable[[Array, Array, Geometry], Array], images: Array, cotangent: Array, geometry: Geometry
+) -> Array:
+    """The sum of `gradient` over chunks: it is bilinear, so images that fill up the last chunk add nothing."""
+    num_chunks, size = _num_chunks(images.shape[0], geometry)
+    if num_chunks == 1:
+        return gradient(images, cotangent, geometry)
+
+    def add(total: Array, parts: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + gradient(*parts, geometry), None
+
+    parts = (_chunks(images, num_chunks, size), _chunks(cotangent, num_chunks, size))
+    start = jax.eval_shape(lambda: gradient(parts[0][0], parts[1][0], geometry))
+    return lax.scan(add, jnp.zeros(start.shape, start.dtype), parts)[0]
+
+
+def _pad(images: Array, rows: tuple[int, int], columns: tuple[int, int]) -> Array:
+    return jnp.pad(images, ((0, 0), rows, columns, (0, 0)))
+
+
+# --- Windows that do not overlap: one matrix product.
+
+
+def _tiles(images: Array, geometry: Geometry) -> Array:
+    """Windows [n, out height, out width, window * window * channels] of a convolution whose windows are apart."""
+    (height, width), window, stride = geometry.out_size, geometry.kernel_size, geometry.stride
+    if window == 1:
+        return images[:, ::stride, ::stride]
+    # A last window may end before its stride does.
+    gap = (0, stride - window)
+    images = _pad(images, gap, gap)[:, : height * stride, : width * stride]
+    windows = images.reshape(-1, height, stride, width, stride, geometry.channels)[:, :, :window, :, :window]
+    return windows.swapaxes(2, 3).reshape(-1, height, width, window * window * geometry.channels)
+
+
+def _untiles(windows: Array, geometry: Geometry) -> Array:
+    """Transpose of `_tiles`: puts each window back in its place."""
+    (height, width), window, stride = geometry.out_size, geometry.kernel_size, geometry.stride
+    windows = windows.reshape(windows.shape[0], height, width, window, window, -1).swapaxes(2, 3)
+    gap = (0, stride - window)
+    windows = jnp.pad(windows, ((0, 0), (0, 0), gap, (0, 0), gap, (0, 0)))
+    images = windows.reshape(windows.shape[0], height * stride, width * stride, -1)
+    rows, columns = ((0, max(0, size - length)) for size, length in zip(geometry.size, images.shape[1:3], strict=True))
+    return _pad(images, rows, columns)[:, : geometry.size[0], : geometry.size[1]]
+
+
+# --- Few channels: one product of patches.
+
+
+def _positions(window: int) -> list[tuple[int, int]]:
+    return [(row, column) for row in range(window) for column in range(window)]
+
+
+def _patches(images: Array, geometry: Geometry) -> Array:
+    """Windows [n, out height, out width, 9 * channels]."""
+    (height, width), stride = geometry.out_size, geometry.stride
+    images = _pad(images, *geometry.padding)
+    reach_rows, reach_columns = (height - 1) * stride + 1, (width - 1) * stride + 1
+    shifted = [
+        images[:, row : row + reach_rows : stride, column : column + reach_columns : stride]
+        for row, column in _positions(3)
+    ]
+    return jnp.concatenate(shifted, axis=-1)
+
+
+def _unpatches(patches: Array, geometry: Geometry) -> Array:
+    """Transpose of `_patches`: adds each window to its place."""
+    images = jax.ShapeDtypeStruct((patches.shape[0], *geometry.size, geometry.channels), patches.dtype)
+    return jax.linear_transpose(lambda images: _patches(images, geometry), images)(patches)[0]
+
+
+def _patches_weight_gradient(images: Array, cotangent: Array, geometry: Geometry) -> Array:
+    return _outer(_patches(images, geometry), cotangent, geometry)
+
+
+# --- Stride 2: nine products, one for each position in the kernel.
+
+
+def _strided_taps(images: Array, geometry: Geometry) -> list[Array]:
+    """For each position in the kernel the pixels that it meets, [n, out height, out width, channels]."""
+    height, width = geometry.out_size
+    rows, columns = (
+        (low, 2 * length + 2 - size - low)
+        for size, length, (low, _) in zip(geometry.size, geometry.out_size, geometry.padding, strict=True)
+    )
+    # Rows and columns by parity: a strided slice then is a plain one.
+    images = _pad(images, rows, columns).reshape(-1, height + 1, 2, width + 1, 2, geometry.channels)
+    return [
+        images[:, row // 2 : row // 2 + height, row % 2, column // 2 : column // 2 + width, column % 2]
+        for row, column in _positions(3)
+    ]
+
+
+def _strided(images: Array, kernel: Array, geometry: Geometry) -> Array:
+    taps = _strided_taps(images, geometry)
+    products = [_multiply(tap, kernel[position], geometry) for tap, position in zip(taps, _positions(3), strict=True)]
+    return functools.reduce(jnp.add, products)
+
+
+def _strided_input_gradient(cotangent: Array, kernel: Array, geometry: Geometry) -> Array:
+    height, width = geometry.out_size
+
+    def parity(odd_row: int, odd_column: int) -> Array:
+        """The gradient of all pixels of one parity of rows and columns."""
+        products = [
+            _pad(
+                _multiply(cotangent, kernel[row, column].T, geometry),
+                (row // 2, 1 - row // 2),
+                (column // 2, 1 - column // 2),
+            )
+            for row, column in _positions(3)
+            if (row % 2, column % 2) == (odd_row, odd_column)
+        ]
+        return functools.reduce(jnp.add, products)
+
+    images = jnp.stack([jnp.stack([parity(row, column) for column in range(2)], axis=3) for row in range(2)], axis=2)
+    images = images.reshape(-1, 2 * height + 2, 2 * width + 2, geometry.channels)
+    (top, _), (left, _) = geometry.padding
+    return images[:, top : top + geometry.size[0], left : left + geometry.size[1]]
+
+
+def _strided_weight_gradient(images: Array, cotangent: Array, geometry: Geometry) -> Array:
+    return jnp.stack([_outer(tap, cotangent, geometry) for tap in _strided_taps(images, geometry)])
+
+
+# --- Stride 1: Winograd's F(2x2, 3x3). Tiles of 4x4 pixels, two apart, each give 2x2 outputs.
+
+
+def _tile_padding(geometry: Geometry) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Padding that also makes the numbers of output rows and columns even."""
+    rows, columns = (
+        (low, high + length % 2) for length, (low, high) in zip(geometry.out_size, geometry.padding, strict=True)
+    )
+    return rows, columns
+
+
+def _transform_input(images: Array, geometry: Geometry) -> list[Array]:
+    """B^T d B of every tile d (the paper's equation 12): 16 arrays [number of tiles, channels]."""
+
+    def lines(first: Array, second: Array, third: Array, fourth: Array) -> tuple[Array, ...]:
+        return first - third, second + third, third - second, second - fourth
+
+    images = _pad(images, *_tile_padding(geometry))
+    num_images, height, width, channels = images.shape
+    pairs = images.reshape(num_images, height // 2, 2, width // 2, 2, channels)
+    rows = lines(pairs[:, :-1, 0], pairs[:, :-1, 1], pairs[:, 1:, 0], pairs[:, 1:, 1])
+    tiles = [
+        tile for row in rows for tile in lines(row[:, :, :-1, 0], row[:, :, :-1, 1], row[:, :, 1:, 0], row[:, :, 1:, 1])
+    ]
+    return [tile.reshape(-1, channels) for tile in tiles]
+
+
+def _transform_output(products: list[Array], geometry: Geometry) -> Array:
+    """A^T m A of every tile m of products (equation 12): images [n, out height, out width, features]."""
+
+    def lines(first: Array, second: Array, third: Array, fourth: Array) -> tuple[Array, Array]:
+        return first + second + third, second - third - fourth
+
+    height, width = geometry.out_size
+    features = products[0].shape[-1]
+    tiles = [product.reshape(-1, -(-height // 2), -(-width // 2), features) for product in products]
+    columns = [lines(*tiles[column::4]) for column in range(4)]
+    rows = [jnp.stack(lines(*(column[half] for column in columns)), axis=3) for half in range(2)]
+    images = jnp.stack(rows, axis=2).reshape(-1, height + height % 2, width + width % 2, features)
+    return images[:, :height, :width]
+
+
+def _transform_cotangent(cotangent: Array, geometry: Geometry) -> list[Array]:
+    """A g A^T of every tile g of 2x2 outputs, the transpose of `_transform_output`."""
+
+    def lines(first: Array, second: Array) -> tuple[Array, ...]:
+        return first, first + second, first - second, -second
+
+    height, width = geometry.out_size
+    features = cotangent.shape[-1]
+    cotangent = _pad(cotangent, (0, height % 2), (0, width % 2))
+    pairs = cotangent.reshape(-1, -(-height // 2), 2, -(-width // 2), 2, features)
+    rows = lines(pairs[:, :, 0], pairs[:, :, 1])
+    return [tile.reshape(-1, features) for row in rows for tile in lines(row[:, :, :, 0], row[:, :, :, 1])]
+
+
+def _winograd(images: Array, kernel: Array, geometry: Geometry) -> Array:
+    transformed = jnp.matmul(_KERNEL_TRANSFORM, kernel.reshape(9, -1))
+    transformed = transformed.reshape(16, geometry.channels, geometry.features)
+
+    def convolve(part: Array) -> Array:
+        tiles = _transform_input(part, geometry)
+        return _transform_output([_multiply(tile, transformed[i], geometry) for i, tile in enumerate(tiles)], geometry)
+
+    return _map_chunks(convolve, images, geometry)
+
+
+def _winograd_weight_gradient(images: Array, cotangent: Array, geometry: Geometry) -> Array:
+    """Gradient of the transformed kernel, [16, channels, features]."""
+    tiles, others = _transform_input(images, geometry), _transform_cotangent(cotangent, geometry)
+    return jnp.stack([_outer(tile, other, geometry) for tile, other in zip(tiles, others, strict=True)])
