@@ -86,7 +86,7 @@ class Options:
     learning_rate: float | None = None
     """Learning rate of the original and the gold models at the start. Default: 0.05 in quick, 0.01 in paper."""
     schedule: Literal["step", "cosine"] | None = None
-    """Learning rate divided by 10 after 1/2 and 5/6 of the steps, or a cosine. Default: cosine, step."""
+    """Learning rate: two drops (at 1/2 and 5/6) or a cosine. Default: cosine in quick, step in paper."""
     num_train: int | None = None
     """Training images, a seeded subset with equal class shares. Default: 2000 in quick, all in paper."""
     requests: Literal["each", "combined"] | None = None
