@@ -80,7 +80,7 @@ def locate(name: str, data_dir: str | os.PathLike[str] | None = None) -> Locatio
         raise ValueError(f"name must be one of {NAMES}, got {name!r}")
     if name == "synthetic":
         return Location("generated", None)
-    for place in _places(data_dir):
+    for place in places(data_dir):
         found = _official(cifar.FILES[name], place)
         if found is None and (version_dir := tfds_folder.find_version(name, place)):
             found = Location("tfds", version_dir)
@@ -89,10 +89,11 @@ def locate(name: str, data_dir: str | os.PathLike[str] | None = None) -> Locatio
     return None
 
 
-def _places(data_dir: str | os.PathLike[str] | None) -> list[pathlib.Path]:
+def places(data_dir: str | os.PathLike[str] | None) -> list[pathlib.Path]:
+    """The folders that are looked through, best first: `data_dir` alone where it is given."""
     if data_dir is not None:
         return [pathlib.Path(data_dir).expanduser()]
-    places = [
+    usual = [
         os.environ.get("TMU_JAX_DATA"),
         "data",
         "~/data",
@@ -100,7 +101,7 @@ def _places(data_dir: str | os.PathLike[str] | None) -> list[pathlib.Path]:
         os.environ.get("TFDS_DATA_DIR"),
         "~/tensorflow_datasets",
     ]
-    return [pathlib.Path(place).expanduser() for place in places if place]
+    return [pathlib.Path(place).expanduser() for place in usual if place]
 
 
 def _official(files: cifar.Files, place: pathlib.Path) -> Location | None:
@@ -138,10 +139,10 @@ def _download(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Pat
 
 def _how_to_provide(name: str, data_dir: str | os.PathLike[str] | None) -> str:
     files = cifar.FILES[name]
-    places = _places(data_dir)
+    searched = places(data_dir)
     if data_dir is None:
-        found = f"{files.title} was not found in any of {', '.join(map(str, places))}"
-    elif not places[0].exists():
+        found = f"{files.title} was not found in any of {', '.join(map(str, searched))}"
+    elif not searched[0].exists():
         found = f"data_dir={str(data_dir)!r} does not exist"
     else:
         found = f"data_dir={str(data_dir)!r} holds no {files.title}"

@@ -8,7 +8,7 @@ example gives the official order back, so the arrays equal those of the official
 import itertools
 import pathlib
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,25 @@ def read_prepared(name: str, version_dir: pathlib.Path) -> Dataset:
     )
 
 
+def indexed_records(builder: Any, split: str) -> tuple[Iterator[tuple[Any, bytes]], Callable[[Any], bytes]]:
+    """The records of a split, not yet parsed.
+
+    Args:
+        builder: what `tfds.builder_from_directory` gave.
+        split: such as "train".
+
+    Returns:
+        An iterator over the place and the content of every record, and a function that reads the record at a place
+        again; not to be called by two threads at once.
+    """
+    import tensorflow_datasets as tfds
+
+    if builder.info.file_format.file_suffix == "tfrecord":
+        return _placed_tfrecords(builder.info.splits[split].filepaths), _tfrecord_at
+    source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    return ((place, source[place]) for place in range(len(source))), source.__getitem__
+
+
 def _version(version_dir: pathlib.Path) -> tuple[int, ...]:
     parts = version_dir.name.split(".")
     return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else ()
@@ -81,3 +100,18 @@ def _tfrecords(path: Any) -> Iterator[bytes]:
             if len(header) < 12 or len(body) < length + 4:
                 raise ValueError(f"{path} ends within a record; prepare it again")
             yield body[:length]
+
+
+def _placed_tfrecords(paths: Iterable[Any]) -> Iterator[tuple[tuple[Any, int, int], bytes]]:
+    for path in paths:
+        start = 12
+        for body in _tfrecords(path):
+            yield (path, start, len(body)), body
+            start += len(body) + 16
+
+
+def _tfrecord_at(place: tuple[Any, int, int]) -> bytes:
+    path, start, length = place
+    with open(path, "rb") as stream:
+        stream.seek(start)
+        return stream.read(length)
