@@ -104,6 +104,19 @@ def test_nearest_distance_equals_scikit_learn_class_by_class(problem, model, k):
     assert (got <= 2).all()
 
 
+def test_nearest_distance_over_all_classes_and_without_normalisation(problem, model):
+    queries, bank = problem.forget, problem.retain
+    of_queries, of_bank = tmu_jax.predict(model, queries)[1], tmu_jax.predict(model, bank)[1]
+    got = features.nearest_distance(model, queries, bank, same_class=False)
+    one_bank = sklearn_nearest(of_queries, queries.labels * 0, of_bank, bank.labels * 0, 5)
+    np.testing.assert_allclose(got, one_bank, rtol=1e-3, atol=1e-5)
+    raw = features.nearest_distance(model, queries, bank, same_class=False, normalized=False)
+    distances = np.sort(np.linalg.norm(of_queries[:, None] - of_bank, axis=-1))[:, :5]
+    np.testing.assert_allclose(raw, distances.mean(-1), rtol=1e-3, atol=1e-5)
+    alone = Split(problem.pool, bank.indices[bank.labels == 0])
+    assert len(features.nearest_distance(model, queries, alone, same_class=False)) == len(queries)
+
+
 def test_nearest_distance_averages_what_a_small_bank_has(problem, model):
     of_class = problem.retain.indices[problem.retain.labels == 1][:3]
     bank = Split(problem.pool, np.concatenate([of_class, problem.retain.indices[problem.retain.labels == 2]]))

@@ -10,7 +10,6 @@ import pytest
 import tmu_jax
 from tests.tiny import TinyNet, tiny_data
 from tmu_jax import twin
-from tmu_jax.timing import Stopwatch
 from tmu_jax.training import Recipe
 from tmu_jax.twin import ProblemFeatures, TwinSettings
 
@@ -227,17 +226,20 @@ def test_a_twin_model_that_does_not_know_d_test_is_in_the_notes(problem, origina
     """Here M_o stands in for the twin model: it was never shown D_test, and gets some of it wrong."""
     right = tmu_jax.predict(original, problem.heldout)[0].argmax(-1) == problem.heldout.labels
     assert not right.all()
-    prediction = twin.all_hard(problem)
-    watch = Stopwatch()
-    watch.seconds, watch.compile_seconds = 3.0, 0.5
     settings = dataclasses.replace(QUICK, enough_accuracy=enough)
-    curriculum = dataclasses.replace(original, seconds=11.0, compile_seconds=0.25)
+    features = twin.measure_features(problem, original, original, (original, original), settings)
+    warnings = [note for note in features.notes if f"{100 * right.mean():.1f} % of D_test" in note]
+    assert len(warnings) == len(features.notes) == int(is_warned)
+    prediction = twin.predict_labels(problem, features, KEY, settings)
+    assert set(features.notes) <= set(prediction.notes)
+
+
+def test_the_cost_is_that_of_every_part(problem, original):
+    curriculum = [dataclasses.replace(original, seconds=s, compile_seconds=0.25) for s in (4.0, 7.0)]
     original = dataclasses.replace(original, seconds=7.0, compile_seconds=0.125)
-    costed = twin.with_costs(prediction, problem, original, curriculum, watch, settings)
-    warnings = [note for note in costed.notes if f"{100 * right.mean():.1f} % of D_test" in note]
-    assert len(warnings) == len(costed.notes) == int(is_warned)
+    costed = twin.with_costs(twin.all_hard(problem), original, curriculum, 3.0, 0.5)
     assert costed.seconds_by_part == {"twin_model": 7.0, "curriculum": 11.0, "features": 3.0}
-    assert costed.compile_seconds == 0.875
+    assert costed.compile_seconds == 1.125
 
 
 # The curriculum model
@@ -315,10 +317,10 @@ def test_choose_eps_takes_the_success_share_nearest_the_hard_share():
 
 @pytest.mark.parametrize("is_mixed", [False, True])
 def test_each_feature_is_measured_by_the_model_of_its_problem(problem, mixed, original, monkeypatch, is_mixed):
-    """D_test: the twin model and a bank of D; D_f: the original and a bank of D_r; CF: one model for both."""
+    """D_test: the twin model and a bank of D; D_f: the original and a bank of D_r; CF: each problem's own model."""
     problem = mixed if is_mixed else problem
-    twin_model, curriculum = dataclasses.replace(original), dataclasses.replace(original)
-    names = {id(original): 1, id(twin_model): 2, id(curriculum): 3}
+    twin_model, *curricula = (dataclasses.replace(original) for _ in range(3))
+    names = {id(original): 1, id(twin_model): 2, id(curricula[0]): 3, id(curricula[1]): 4}
     kept = {
         name: getattr(problem, name).indices[~np.isin(getattr(problem, name).labels, problem.whole_classes)]
         for name in ("heldout", "forget")
@@ -328,7 +330,8 @@ def test_each_feature_is_measured_by_the_model_of_its_problem(problem, mixed, or
     success = {0.01: 0.0, 0.02: float(1 - easy.mean()), 0.03: 1.0}
     tried = []
 
-    def nearest_distance(model, queries, bank, *, k):
+    def nearest_distance(model, queries, bank, *, k, same_class, normalized):
+        assert (same_class, normalized) == (False, False)
         which = {tuple(problem.train.indices): 10, tuple(problem.retain.indices): 20}[tuple(bank.indices)]
         return queries.indices + 1000.0 * names[id(model)] + 10000.0 * which + 1e6 * k
 
@@ -344,11 +347,16 @@ def test_each_feature_is_measured_by_the_model_of_its_problem(problem, mixed, or
     for function in (nearest_distance, adversarial, curriculum_loss):
         monkeypatch.setattr(twin, function.__name__, function)
     settings = TwinSettings(
-        num_neighbors=3, attack_steps=4, attack_order="adversarial_target", eps_candidates=(0.01, 0.02, 0.03)
+        num_neighbors=3,
+        bank="all",
+        normalize_embeddings=False,
+        attack_steps=4,
+        attack_order="adversarial_target",
+        eps_candidates=(0.01, 0.02, 0.03),
     )
     calls = []
     got = twin.measure_features(
-        problem, original, twin_model, curriculum, settings, progress=lambda *call: calls.append(call)
+        problem, original, twin_model, curricula, settings, progress=lambda *call: calls.append(call)
     )
     heldout, forget = kept["heldout"], kept["forget"]
     assert 0 < easy.mean() < 1
@@ -360,9 +368,45 @@ def test_each_feature_is_measured_by_the_model_of_its_problem(problem, mixed, or
         got.twin, np.stack([heldout + 2000 + 100_000 + 3e6, heldout + 2000 + 2e4, heldout + 3000], axis=-1)
     )
     np.testing.assert_allclose(
-        got.original, np.stack([forget + 1000 + 200_000 + 3e6, forget + 1000 + 2e4, forget + 3000], axis=-1)
+        got.original, np.stack([forget + 1000 + 200_000 + 3e6, forget + 1000 + 2e4, forget + 4000], axis=-1)
     )
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_every_setting_belongs_to_one_part():
+    fields = [field.name for field in dataclasses.fields(TwinSettings)]
+    assert sorted(name for names in twin.PARTS.values() for name in names) == sorted(fields)
+    parts = {name: TwinSettings().part(name) for name in twin.PARTS}
+    assert parts["features"]["bank"] == "class"
+    assert "bank" not in parts["predictor"]
+
+
+def test_the_first_epochs_models_are_fine_tuned_on_their_own_retain_set(problem, original, monkeypatch):
+    """CF of "first_epoch": M_t goes on with D, M_o with D_r, one epoch each, from where they stand."""
+    calls = []
+
+    def fit(module, variables, normalization, pool, stream, targets, weights, recipe, key, **options):
+        calls.append((variables, stream.groups[0], recipe))
+        return {"params": len(calls)}, [0.5]
+
+    monkeypatch.setattr(twin, "fit", fit)
+    monkeypatch.setattr(twin.jax, "block_until_ready", lambda variables: variables)
+    other = dataclasses.replace(original, variables={"params": "M_t"})
+    settings = TwinSettings(curriculum="first_epoch")
+    of_twin, of_original = twin.train_curricula(problem, original, other, KEY, settings)
+    assert [call[0] for call in calls] == [other.variables, original.variables]
+    np.testing.assert_array_equal(calls[0][1], problem.train.indices)
+    np.testing.assert_array_equal(calls[1][1], problem.retain.indices)
+    assert all(call[2].epochs == 1 and call[2].learning_rate == 0.02 for call in calls)
+    assert (of_twin.variables["params"], of_original.variables["params"]) == (1, 2)
+
+
+def test_one_fresh_curriculum_model_serves_both_problems(problem, original, monkeypatch):
+    trained = []
+    monkeypatch.setattr(twin, "train_curriculum", lambda *args: trained.append(args) or original)
+    models = twin.train_curricula(problem, original, original, KEY)
+    assert models == (original, original)
+    assert len(trained) == 1
 
 
 def numpy_scaled(values, statistics_of):

@@ -24,19 +24,29 @@ from tmu_jax.training import Normalization, TrainedModel, Variables, device_imag
 FEATURES = ("NF", "AF", "CF")
 
 
-def nearest_distance(model: TrainedModel, queries: Split, bank: Split, *, k: int = 5) -> np.ndarray:
+def nearest_distance(
+    model: TrainedModel,
+    queries: Split,
+    bank: Split,
+    *,
+    k: int = 5,
+    same_class: bool = True,
+    normalized: bool = True,
+) -> np.ndarray:
     """NF: mean distance from each sample to its k nearest of the same class, in embedding space.
 
-    Bank and queries are embedded by the same model, and each embedding is divided by its L2 norm.
+    Bank and queries are embedded by the same model.
 
     Args:
       model: M_t for the twin problem, M_o for the original problem.
       queries: n samples.
-      bank: the problem's retain set; only samples of a query's own class count.
+      bank: the problem's retain set.
       k: number of neighbours.
+      same_class: whether only samples of a query's own class count, or all of the bank.
+      normalized: whether each embedding is divided by its L2 norm.
 
     Returns:
-      float32[n], in units of the unit sphere (0..2).
+      float32[n]; normalized, in units of the unit sphere (0..2).
 
     Raises:
       ValueError: when the bank holds no sample of a query's class, or there are no queries.
@@ -44,17 +54,21 @@ def nearest_distance(model: TrainedModel, queries: Split, bank: Split, *, k: int
     if not len(queries):
         raise ValueError("queries holds no images; give at least one")
     classes = np.unique(queries.labels)
-    bank = Split(bank.pool, bank.indices[np.isin(bank.labels, classes)])
-    missing = sorted(set(classes.tolist()) - set(np.unique(bank.labels).tolist()))
+    if same_class:
+        bank = Split(bank.pool, bank.indices[np.isin(bank.labels, classes)])
+    missing = sorted(set(classes.tolist()) - set(np.unique(bank.labels).tolist())) if same_class else []
     if missing:
         raise ValueError(f"bank holds no sample of class {missing}; nearest distances need at least one")
 
     def embed(split: Split) -> np.ndarray:
         embeddings = predict(model, split)[1]
+        if not normalized:
+            return embeddings
         return embeddings / np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-12)
 
+    groups = (queries.labels, bank.labels) if same_class else (None, None)
     return np.asarray(
-        mean_nearest_distance(embed(queries), embed(bank), k=k, query_groups=queries.labels, bank_groups=bank.labels)
+        mean_nearest_distance(embed(queries), embed(bank), k=k, query_groups=groups[0], bank_groups=groups[1])
     )
 
 

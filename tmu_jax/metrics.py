@@ -67,18 +67,26 @@ def agreement(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
 def activation_distance(logits_a: ArrayLike, logits_b: ArrayLike) -> float:
     """Mean Euclidean distance between the softmax outputs of two models, 0 to the square root of 2.
 
+    Arguments and errors as `activation_distances`.
+    """
+    return float(np.mean(activation_distances(logits_a, logits_b)))
+
+
+def activation_distances(logits_a: ArrayLike, logits_b: ArrayLike) -> np.ndarray:
+    """Euclidean distance between the softmax outputs of two models on each sample.
+
     Args:
         logits_a: float[n, classes].
         logits_b: float[n, classes], of the other model on the same samples.
 
     Returns:
-        The mean over the samples.
+        float64[n], 0 to the square root of 2.
 
     Raises:
         ValueError: if the shapes differ or a logit is not finite.
     """
     log_a, log_b = _paired_log_softmax(logits_a, logits_b)
-    return float(np.mean(np.linalg.norm(np.exp(log_a) - np.exp(log_b), axis=1)))
+    return np.linalg.norm(np.exp(log_a) - np.exp(log_b), axis=1)
 
 
 def kl_divergence(gold_logits: ArrayLike, unlearned_logits: ArrayLike) -> float:

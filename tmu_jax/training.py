@@ -368,7 +368,7 @@ def fit(
       recipe: epochs, batch size, optimiser, learning rate.
       key: of the order of the images and the augmentation.
       progress: called with (steps done, steps in all).
-      max_epochs: go on to at most so many epochs while `is_enough` says no (constant learning rate).
+      max_epochs: go on to at most so many epochs while `is_enough` says no, at the rates of the last one.
       is_enough: asked after `recipe.epochs` epochs and after each further one.
 
     Returns:

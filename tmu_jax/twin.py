@@ -9,8 +9,9 @@ References:
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,16 @@ from tmu_jax.features import FEATURES, adversarial, curriculum_loss, nearest_dis
 from tmu_jax.timing import Stopwatch
 from tmu_jax.training import Progress, Recipe, Stream, TrainedModel, fit, one_hot, predict, train
 
-TWIN_RECIPE = Recipe(epochs=5, batch_size=128, learning_rate=0.01, schedule="constant")
+TWIN_RECIPE = Recipe(epochs=5, batch_size=128, learning_rate=0.01, schedule="cosine")
+FIRST_EPOCH_RECIPE = Recipe(epochs=1, batch_size=128, learning_rate=0.02, schedule="constant")
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "twin_model": ("twin_recipe", "max_twin_epochs", "enough_accuracy", "twin_replay"),
+    "curriculum": ("curriculum", "curriculum_epochs", "curriculum_share"),
+    "features": ("num_neighbors", "bank", "normalize_embeddings", "attack_steps", "eps_candidates", "attack_order"),
+    "predictor": ("features", "scaling", "min_scaling", "threshold", "predictor_batch_size"),
+}
+"""Which settings each part of the twin problem depends on; a part depends on the ones before it as well."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +44,13 @@ class TwinSettings:
       max_twin_epochs: go on to so many epochs while the twin model's accuracy on D_test is below `enough_accuracy`.
       enough_accuracy: percent.
       twin_replay: share of D that the twin model is fine-tuned on beside D_test, in (0, 1].
+      curriculum: where CF comes from: "fresh" (G_c, a fresh model trained briefly) or "first_epoch" (each problem's own
+        model after one epoch of fine-tuning on its retain set, as the paper's introduction has it).
       curriculum_epochs: epochs of the curriculum model.
       curriculum_share: share of D (without any forget or held-out image) that it is trained on, in (0, 1].
       num_neighbors: nearest neighbours averaged by NF.
+      bank: "class" (neighbours are of the sample's class) or "all" (of any class of the retain set).
+      normalize_embeddings: whether NF divides each embedding by its L2 norm.
       attack_steps: steps of PGD.
       eps_candidates: L-infinity radii tried on the twin problem, in pixel units 0..1.
       attack_order: "clean_target" or "adversarial_target", the order of AF's cross-entropy.
@@ -45,15 +59,19 @@ class TwinSettings:
         `min_scaling` samples of a class on, the twin problem's below.
       min_scaling: see `scaling`.
       threshold: "half" (easy when p ≥ 0.5) or "count" (as many hard as M_o gets wrong of D_test, class by class).
+      predictor_batch_size: samples a step of the predictor's training.
     """
 
     twin_recipe: Recipe = TWIN_RECIPE
     max_twin_epochs: int = 10
     enough_accuracy: float = 95.0
     twin_replay: float = 1.0
+    curriculum: Literal["fresh", "first_epoch"] = "fresh"
     curriculum_epochs: int = 2
     curriculum_share: float = 0.2
     num_neighbors: int = 5
+    bank: Literal["class", "all"] = "class"
+    normalize_embeddings: bool = True
     attack_steps: int = 5
     eps_candidates: tuple[float, ...] = (0.25 / 255, 0.5 / 255, 1 / 255, 2 / 255, 4 / 255)
     attack_order: Literal["clean_target", "adversarial_target"] = "clean_target"
@@ -61,9 +79,10 @@ class TwinSettings:
     scaling: str | None = None
     min_scaling: int = 20
     threshold: str = "half"
+    predictor_batch_size: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("max_twin_epochs", "curriculum_epochs", "num_neighbors", "attack_steps"):
+        for name in ("max_twin_epochs", "curriculum_epochs", "num_neighbors", "attack_steps", "predictor_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if not (self.enough_accuracy == 0 or 1 < self.enough_accuracy <= 100):
@@ -73,18 +92,26 @@ class TwinSettings:
                 raise ValueError(f"{name}={getattr(self, name)} must be a share above 0 and at most 1")
         if not self.features or set(self.features) - set(FEATURES) or len(set(self.features)) < len(self.features):
             raise ValueError(f"features={self.features} must be one or more of {FEATURES}, each once")
-        if self.scaling not in (None, "per_problem", "twin"):
-            raise ValueError(f"scaling={self.scaling!r}; choose 'per_problem', 'twin' or None")
-        if self.threshold not in ("half", "count"):
-            raise ValueError(f"threshold={self.threshold!r}; choose 'half' or 'count'")
-        if self.attack_order not in ("clean_target", "adversarial_target"):
-            raise ValueError(f"attack_order={self.attack_order!r}; choose 'clean_target' or 'adversarial_target'")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r}; choose one of {', '.join(map(repr, choices))}")
         if not self.eps_candidates or not all(0 < eps <= 1 for eps in self.eps_candidates):
             raise ValueError(
                 f"eps_candidates={self.eps_candidates} must be radii above 0 and at most 1, in pixel units"
             )
 
+    def part(self, name: str) -> dict[str, Any]:
+        """The settings that one part of the twin problem depends on, see `PARTS`."""
+        return {field: value for field, value in dataclasses.asdict(self).items() if field in PARTS[name]}
 
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "curriculum": ("fresh", "first_epoch"),
+    "bank": ("class", "all"),
+    "attack_order": ("clean_target", "adversarial_target"),
+    "scaling": ("per_problem", "twin", None),
+    "threshold": ("half", "count"),
+}
 DEFAULT_SETTINGS = TwinSettings()
 
 
@@ -97,6 +124,7 @@ class ProblemFeatures(NamedTuple):
       easy: bool[m], the known labels of D_test: is M_o right on it?
       eps: the attack's radius, chosen on the twin problem.
       success_shares: the share of successful attacks on D_test for each candidate radius.
+      notes: a warning where the twin model does not know D_test.
     """
 
     twin: np.ndarray
@@ -104,6 +132,7 @@ class ProblemFeatures(NamedTuple):
     easy: np.ndarray
     eps: float
     success_shares: tuple[float, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -246,11 +275,71 @@ def train_curriculum(
     return train(original.module, Split(problem.pool, rows), key=train_key, recipe=recipe, progress=progress)
 
 
+def train_curricula(
+    problem: ForgetProblem,
+    original: TrainedModel,
+    twin: TrainedModel,
+    key: jax.Array,
+    settings: TwinSettings = DEFAULT_SETTINGS,
+    exclude: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> tuple[TrainedModel, TrainedModel]:
+    """The models whose loss is CF, of the twin and of the original problem; arguments as in `train_curriculum`."""
+    if settings.curriculum == "first_epoch":
+        keys = jax.random.split(key)
+        return (
+            train_first_epoch(twin, problem.train, keys[0], progress),
+            train_first_epoch(original, problem.retain, keys[1], progress),
+        )
+    curriculum = train_curriculum(problem, original, key, settings, exclude, progress)
+    return curriculum, curriculum
+
+
+def train_first_epoch(
+    model: TrainedModel, retain: Split, key: jax.Array, progress: Progress | None = None
+) -> TrainedModel:
+    """A problem's own model after one epoch of fine-tuning on its retain set: CF of `curriculum="first_epoch"`.
+
+    Args:
+      model: M_t for the twin problem, M_o for the original problem; left intact.
+      retain: D for the twin problem, D_r for the original problem.
+      key: a PRNG key.
+      progress: called with (steps done, steps in all).
+
+    Returns:
+      The fine-tuned model.
+    """
+    recipe = dataclasses.replace(FIRST_EPOCH_RECIPE, augment=model.recipe.augment)
+    pool = retain.pool
+    with Stopwatch() as watch:
+        variables, losses = fit(
+            model.module,
+            model.variables,
+            model.normalization,
+            pool,
+            Stream((retain.indices,)),
+            one_hot(pool.labels, pool.num_classes),
+            np.ones(len(pool.labels), np.float32),
+            recipe,
+            key,
+            progress=progress,
+        )
+        jax.block_until_ready(variables)
+    return dataclasses.replace(
+        model,
+        variables=variables,
+        recipe=recipe,
+        seconds=watch.seconds,
+        compile_seconds=watch.compile_seconds,
+        losses=tuple(losses),
+    )
+
+
 def measure_features(
     problem: ForgetProblem,
     original: TrainedModel,
     twin: TrainedModel,
-    curriculum: TrainedModel,
+    curriculum: tuple[TrainedModel, TrainedModel],
     settings: TwinSettings = DEFAULT_SETTINGS,
     progress: Progress | None = None,
 ) -> ProblemFeatures:
@@ -263,7 +352,7 @@ def measure_features(
       problem: the request; samples of whole classes are left out.
       original: M_o.
       twin: M_t.
-      curriculum: G_c.
+      curriculum: the models whose loss is CF in the twin and in the original problem; G_c twice where it is "fresh".
       settings: see `TwinSettings`.
       progress: called with (attacks done, attacks in all).
 
@@ -288,23 +377,36 @@ def measure_features(
     chosen = choose_eps(shares, float(1 - easy.mean()))
     eps = settings.eps_candidates[chosen]
     af_original, _ = attack(original, forget, eps, total - 1)
-    k = settings.num_neighbors
+    distance = functools.partial(
+        nearest_distance,
+        k=settings.num_neighbors,
+        same_class=settings.bank == "class",
+        normalized=settings.normalize_embeddings,
+    )
+    af_twin, (twin_curriculum, original_curriculum) = trials[chosen][0], curriculum
     return ProblemFeatures(
         twin=np.stack(
-            [
-                nearest_distance(twin, heldout, problem.train, k=k),
-                trials[chosen][0],
-                curriculum_loss(curriculum, heldout),
-            ],
-            axis=-1,
+            [distance(twin, heldout, problem.train), af_twin, curriculum_loss(twin_curriculum, heldout)], axis=-1
         ),
         original=np.stack(
-            [nearest_distance(original, forget, problem.retain, k=k), af_original, curriculum_loss(curriculum, forget)],
+            [distance(original, forget, problem.retain), af_original, curriculum_loss(original_curriculum, forget)],
             axis=-1,
         ),
         easy=easy,
         eps=eps,
         success_shares=shares,
+        notes=_twin_warning(twin, heldout, settings),
+    )
+
+
+def _twin_warning(twin: TrainedModel, heldout: Split, settings: TwinSettings) -> tuple[str, ...]:
+    """Says so where the twin model does not know D_test."""
+    accuracy = 100 * float(np.mean(predict(twin, heldout)[0].argmax(-1) == heldout.labels))
+    if accuracy >= settings.enough_accuracy:
+        return ()
+    return (
+        f"after {len(twin.losses)} epochs the twin model gets {accuracy:.1f} % of D_test right, "
+        f"below {settings.enough_accuracy:g} %",
     )
 
 
@@ -374,7 +476,12 @@ def predict_labels(
         twin, original = scale_features(features, heldout_labels, forget_labels, settings)
         only = predictor.only_label(features.easy)
         if only is None:
-            params = predictor.fit(jnp.asarray(twin[:, columns]), jnp.asarray(features.easy), key=key)
+            params = predictor.fit(
+                jnp.asarray(twin[:, columns]),
+                jnp.asarray(features.easy),
+                key=key,
+                batch_size=settings.predictor_batch_size,
+            )
             heldout_probability = np.asarray(predictor.predict_probability(params, jnp.asarray(twin[:, columns])))
             probability = np.asarray(predictor.predict_probability(params, jnp.asarray(original[:, columns])))
         else:
@@ -401,7 +508,7 @@ def predict_labels(
         eps=features.eps,
         seconds_by_part={"predictor": watch.seconds},
         compile_seconds=watch.compile_seconds,
-        notes=(*problem.notes, *notes),
+        notes=(*problem.notes, *features.notes, *notes),
     )
 
 
@@ -460,42 +567,33 @@ def predict_generalization(
     twin_key, curriculum_key, predictor_key = jax.random.split(key, 3)
     part = progress or (lambda name: lambda done, total: None)
     twin = train_twin(problem, original, twin_key, settings, part("twin_model"))
-    curriculum = train_curriculum(problem, original, curriculum_key, settings, progress=part("curriculum"))
+    curriculum = train_curricula(problem, original, twin, curriculum_key, settings, progress=part("curriculum"))
     with Stopwatch() as watch:
         features = measure_features(problem, original, twin, curriculum, settings, part("features"))
     prediction = predict_labels(problem, features, predictor_key, settings)
-    return with_costs(prediction, problem, twin, curriculum, watch, settings)
+    # The same model twice is one training.
+    trained = list({id(model): model for model in curriculum}.values())
+    return with_costs(prediction, twin, trained, watch.seconds, watch.compile_seconds)
 
 
 def with_costs(
     prediction: TwinPrediction,
-    problem: ForgetProblem,
     twin: TrainedModel,
-    curriculum: TrainedModel,
-    features: Stopwatch,
-    settings: TwinSettings = DEFAULT_SETTINGS,
+    curriculum: Sequence[TrainedModel],
+    features_seconds: float,
+    features_compile_seconds: float,
 ) -> TwinPrediction:
-    """The prediction with the seconds of every part, and a warning if the twin model does not know D_test."""
-    heldout = _outside(problem.heldout, problem.whole_classes)
-    accuracy = 100 * float(np.mean(predict(twin, heldout)[0].argmax(-1) == heldout.labels))
-    notes = prediction.notes
-    if accuracy < settings.enough_accuracy:
-        notes = (
-            *notes,
-            f"after {len(twin.losses)} epochs the twin model gets {accuracy:.1f} % of D_test right, "
-            f"below {settings.enough_accuracy:g} %",
-        )
+    """The prediction with the seconds of every part beside the predictor's own."""
     return dataclasses.replace(
         prediction,
         seconds_by_part={
             "twin_model": twin.seconds,
-            "curriculum": curriculum.seconds,
-            "features": features.seconds,
+            "curriculum": sum(model.seconds for model in curriculum),
+            "features": features_seconds,
             **prediction.seconds_by_part,
         },
         compile_seconds=twin.compile_seconds
-        + curriculum.compile_seconds
-        + features.compile_seconds
+        + sum(model.compile_seconds for model in curriculum)
+        + features_compile_seconds
         + prediction.compile_seconds,
-        notes=notes,
     )

@@ -28,7 +28,7 @@ from tmu_jax.training import (
 )
 from tmu_jax.unlearning.base import Relabelling, equal_weights, relabelling_method, true_targets
 
-RECIPE = Recipe(epochs=1, batch_size=256, learning_rate=1e-4, optimizer="adam", weight_decay=0.0, schedule="constant")
+RECIPE = Recipe(epochs=1, batch_size=256, learning_rate=1e-4, optimizer="adam", weight_decay=0.0, schedule="cosine")
 
 
 BLOCK = 256

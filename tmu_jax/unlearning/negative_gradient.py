@@ -7,7 +7,7 @@ from tmu_jax.data import ForgetProblem
 from tmu_jax.training import Recipe, Stream, TrainedModel
 from tmu_jax.unlearning.base import Relabelling, equal_weights, relabelling_method, true_targets
 
-RECIPE = Recipe(epochs=5, batch_size=128, learning_rate=0.01, schedule="constant")
+RECIPE = Recipe(epochs=5, batch_size=128, learning_rate=0.01, schedule="cosine")
 
 
 def ascend_on(problem: ForgetProblem, retain: np.ndarray, forget: np.ndarray, alpha: float) -> Relabelling:

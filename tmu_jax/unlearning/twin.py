@@ -25,7 +25,7 @@ from tmu_jax.unlearning.base import (
 )
 from tmu_jax.unlearning.negative_gradient import ascend_on
 
-RECIPE = Recipe(epochs=5, batch_size=64, learning_rate=0.01, schedule="constant")
+RECIPE = Recipe(epochs=5, batch_size=64, learning_rate=0.01, schedule="cosine")
 
 
 def relabel_hard(problem: ForgetProblem, original: TrainedModel, key: jax.Array, *, easy: np.ndarray) -> Relabelling:
