@@ -11,45 +11,59 @@ from experiments.plan import FLOORS, Request, Settings
 Record = dict[str, Any]
 
 
+_CELL = ("variant", "num_forget", "ratio", "request", "seed")
+"""What tells the entries of one request and arm from those of others."""
+
+
 class RecordTable:
-    """The records of an output folder: results.jsonl, and features.json for the picture."""
+    """The entries of an output folder: results.jsonl, and for pictures and intervals features.json and samples.json."""
 
     def __init__(self, output: pathlib.Path, config: Mapping[str, Any]) -> None:
         """Reads what is there; `config` gives what every new record carries."""
-        self._results, self._features_path = output / "results.jsonl", output / "features.json"
+        self._results = output / "results.jsonl"
+        self._paths = {"features": output / "features.json", "samples": output / "samples.json"}
         carried = ("data_source", "why", "shortfalls", "versions", "device", "git_revision", "command")
         self._common = {key: config[key] for key in carried}
         self.records: list[Record] = []
         if self._results.exists():
             self.records = [json.loads(line) for line in self._results.read_text().splitlines()]
-        self.features: list[Record] = []
-        if self._features_path.exists():
-            self.features = json.loads(self._features_path.read_text())
+        self._entries = {
+            name: json.loads(path.read_text()) if path.exists() else [] for name, path in self._paths.items()
+        }
 
     def missing(self, settings: Settings, request: Request) -> list[str]:
         """The request's methods, and "floors", that have no records yet."""
-        done = {
-            (record["target_class"], record["method"])
-            for record in self.records
-            if record["seed"] == request.seed and record["num_forget"] == settings.num_forget
-        }
-        first = request.problem.target_classes[0]
-        todo = [name for name in settings.methods if (first, name) not in done]
-        return todo + ([] if (first, "floor_majority") in done else [FLOORS])
+        cell = (settings.variant, settings.num_forget, settings.ratio, request.name, request.seed)
+        done = {record["method"] for record in self.records if _cell(record) == cell}
+        todo = [name for name in settings.methods if name not in done]
+        return todo + ([] if "floor_majority" in done else [FLOORS])
 
-    def add(self, records: Sequence[Record], features: Sequence[Record]) -> None:
-        """Adds records and writes the files anew, atomically."""
+    def add(self, records: Sequence[Record], features: Sequence[Record], samples: Sequence[Record]) -> None:
+        """Adds entries and writes the files anew, atomically."""
         self.records += [{**record, **self._common} for record in records]
         _amortise(self.records)
-        known = {_feature_cell(entry) for entry in self.features}
-        self.features += [entry for entry in features if _feature_cell(entry) not in known]
+        for name, entries in (("features", features), ("samples", samples)):
+            held = self._entries[name]
+            known = {_identity(entry) for entry in held}
+            new = [entry for entry in entries if _identity(entry) not in known]
+            if new:
+                held += new
+                write_whole(self._paths[name], _lines(held))
         # The records last: a cell that has its records is done.
-        write_whole(self._features_path, json.dumps(self.features))
         write_whole(self._results, "".join(json.dumps(record) + "\n" for record in self.records))
 
 
-def _feature_cell(entry: Record) -> tuple[Any, ...]:
-    return tuple(entry[key] for key in ("target_class", "seed", "num_forget", "problem"))
+def _cell(entry: Record) -> tuple[Any, ...]:
+    return tuple(entry.get(key) for key in _CELL)
+
+
+def _identity(entry: Record) -> tuple[Any, ...]:
+    return (*_cell(entry), *(entry.get(key) for key in ("target_class", "problem", "method")))
+
+
+def _lines(entries: Sequence[Record]) -> str:
+    """A JSON list with one entry a line."""
+    return "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n"
 
 
 def _amortise(records: Sequence[Record]) -> None:
@@ -64,7 +78,7 @@ def _amortise(records: Sequence[Record]) -> None:
             other
             for other in records
             if other.get("seconds_by_part") is not None
-            and all(other[key] == record[key] for key in ("requests", "seed", "num_forget"))
+            and all(other[key] == record[key] for key in ("variant", "requests", "seed", "num_forget", "ratio"))
         ]
         cell = [other for other in kin if other["target_class"] == record["target_class"]]
         users = {
@@ -75,6 +89,8 @@ def _amortise(records: Sequence[Record]) -> None:
         own = ("unlearning", "retraining")
         saved = sum(s * (1 - 1 / users[p]) for p, s in record["seconds_by_part"].items() if p not in own)
         record["seconds_amortised"] = record["seconds"] - saved
+        if record["retraining_share"] is None:
+            continue
         scale = record["seconds_amortised"] / record["seconds"] if record["seconds"] else 1.0
         record["retraining_share_amortised"] = record["retraining_share"] * scale
 

@@ -10,7 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from experiments.report_tables import FLOORS, Estimate, Results, display_name, text
+from experiments.report_results import FLOORS, Results, display_name
+from experiments.report_tables import text
+from experiments.statistics import Estimate
 
 # Okabe and Ito's palette: told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"
@@ -32,6 +34,8 @@ STYLE: Any = {
 def draw_gaps(groups: Sequence[Results], output: pathlib.Path) -> list[pathlib.Path]:
     """Draws the forget gap of every method, a dot a class (mean over seeds), a bar for the mean, and the floors.
 
+    Means have their confidence interval as an error bar, floors as a band about their line.
+
     Args:
         groups: one panel each.
         output: the folder for `gap.svg` and `gap.png`.
@@ -40,14 +44,13 @@ def draw_gaps(groups: Sequence[Results], output: pathlib.Path) -> list[pathlib.P
         The files written.
     """
     differing = [field for field in groups[0].setting if len({str(g.setting[field]) for g in groups}) > 1]
-    legend = "dot: a class; black line and number: the mean over classes"
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 4.9 * len(groups)), layout="constrained")
         for panel, results in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups, strict=True):
             _draw_gap_panel(panel, results)
-            title = ", ".join([*(f"{field} {results.setting[field]}" for field in differing), legend])
+            title = ", ".join([*(f"{field} {results.setting[field]}" for field in differing), _legend(results)])
             panel.set_title(title, fontsize=9.5, loc="left", color=GREY)
-        return _save(figure, output, "gap")
+        return save(figure, output, "gap")
 
 
 def draw_features(entries: Sequence[Mapping[str, Any]], output: pathlib.Path) -> list[pathlib.Path]:
@@ -74,7 +77,7 @@ def draw_features(entries: Sequence[Mapping[str, Any]], output: pathlib.Path) ->
             panel.set_xlabel(f"{name}: {meaning} (scaled)")
         handles = panels[0, 0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside upper center", ncols=2, frameon=False)
-        return _save(figure, output, "features")
+        return save(figure, output, "features")
 
 
 def hardness_auc(values: np.ndarray, easy: np.ndarray) -> float | None:
@@ -94,18 +97,27 @@ def hardness_auc(values: np.ndarray, easy: np.ndarray) -> float | None:
     return 100 * float(np.mean(below + not_above)) / (2 * low.size)
 
 
+def _legend(results: Results) -> str:
+    over = {"seeds": f"{len(results.seeds)} seeds", "images": "the forgotten images, one seed"}
+    legend = "dot: a class; black line and number: the mean over classes"
+    if results.interval_source is None:
+        return legend
+    return f"{legend};\nerror bars, and bands about the floors: 95 % confidence over {over[results.interval_source]}"
+
+
 def _draw_gap_panel(panel: Axes, results: Results) -> None:
     methods = [m for m in results.methods if m != "retrain" and results.mean(m, "forget_gap").mean is not None]
-    floors = {floor: results.mean(floor, "forget_gap").mean for floor in results.floors}
+    means = {method: results.mean(method, "forget_gap") for method in (*methods, *results.floors)}
     gaps = {method: _class_gaps(results, method) for method in methods}
-    highest = max([1.0, *(gap for gap in floors.values() if gap is not None), *(max(v) for v in gaps.values())])
+    drawn = [value for estimate in means.values() for value in (estimate.mean, estimate.high) if value is not None]
+    highest = max([1.0, *drawn, *(max(v) for v in gaps.values())])
     panel.set_yscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
     panel.set_ylim(0, 1.25 * highest)
     panel.set_yticks([tick for tick in (0, 1, 2, 5, 10, 20, 40, 60, 80, 100) if tick <= 1.25 * highest])
     panel.yaxis.set_minor_locator(NullLocator())
     for position, method in enumerate(methods):
-        _draw_method(panel, position, gaps[method], results.mean(method, "forget_gap"))
-    _draw_floors(panel, {floor: gap for floor, gap in floors.items() if gap is not None})
+        _draw_method(panel, position, gaps[method], means[method])
+    _draw_floors(panel, {floor: means[floor] for floor in results.floors})
     panel.set_xlim(-0.6, max(len(methods), 1) - 0.4)
     panel.set_xticks(range(len(methods)), [display_name(m).replace(" ", "\n") for m in methods])
     panel.tick_params(axis="x", length=0)
@@ -129,18 +141,30 @@ def _draw_method(panel: Axes, position: int, gaps: list[float], estimate: Estima
     panel.plot(position + offsets, gaps, "o", color=BLUE, markersize=4.5, alpha=0.85, markeredgewidth=0, clip_on=False)
     edges = [position - 0.31, position + 0.31]
     panel.plot(edges, [estimate.mean] * 2, color="black", linewidth=2.2, solid_capstyle="butt")
-    top = (position, max(estimate.mean, *gaps))
-    panel.annotate(text(estimate), top, (0, 6), textcoords="offset points", ha="center", weight="bold")
+    if estimate.low is not None and estimate.high is not None:
+        # Drawn to its ends rather than by lengths about the mean: an interval need not hold the mean of a folded gap.
+        low, high = max(estimate.low, 0.0), estimate.high
+        panel.plot([position] * 2, [low, high], color="black", linewidth=1.4, solid_capstyle="butt")
+        panel.plot([position] * 2, [low, high], "_", color="black", markersize=9, markeredgewidth=1.4)
+    top = (position, max(estimate.mean, estimate.high or 0.0, *gaps))
+    panel.annotate(
+        text(estimate._replace(low=None)), top, (0, 6), textcoords="offset points", ha="center", weight="bold"
+    )
 
 
-def _draw_floors(panel: Axes, floors: Mapping[str, float]) -> None:
-    """Lines across the panel, named in the margin, the names moved apart where the floors nearly coincide."""
-    if "floor_gold_gold" in floors:
-        panel.axhspan(0, floors["floor_gold_gold"], color=GREEN, alpha=0.13, linewidth=0)
+def _draw_floors(panel: Axes, floors: Mapping[str, Estimate]) -> None:
+    """Lines across the panel with their intervals, named in the margin, the names moved apart where floors are near."""
+    gaps = {floor: estimate.mean for floor, estimate in floors.items() if estimate.mean is not None}
+    if "floor_gold_gold" in gaps:
+        panel.axhspan(0, gaps["floor_gold_gold"], color=GREEN, alpha=0.13, linewidth=0)
     limit = panel.get_ylim()[1]
     previous = -np.inf
-    for floor, gap in sorted(floors.items(), key=lambda item: item[1]):
+    for floor, gap in sorted(gaps.items(), key=lambda item: item[1]):
         color, style = FLOOR_STYLES[floor]
+        low, high = floors[floor].low, floors[floor].high
+        if low is not None and high is not None:
+            lightness = 0.07 if floor == "floor_gold_gold" else 0.15
+            panel.axhspan(max(low, 0.0), high, color=color, alpha=lightness, linewidth=0)
         panel.axhline(gap, color=color, linestyle=style, linewidth=1.6)
         previous = max(float(np.sqrt(gap / limit)), previous + 0.12)
         panel.annotate(
@@ -167,7 +191,8 @@ def _draw_feature_panel(panel: Axes, values: np.ndarray, easy: np.ndarray) -> No
     panel.set_title(counts if auc is None else f"{counts}: AUC {auc:.0f}", fontsize=10, color=GREY)
 
 
-def _save(figure: Figure, output: pathlib.Path, name: str) -> list[pathlib.Path]:
+def save(figure: Figure, output: pathlib.Path, name: str) -> list[pathlib.Path]:
+    """Saves a figure as SVG and PNG; returns both paths."""
     paths = [output / f"{name}.{ending}" for ending in ("svg", "png")]
     # Without a date the same records give the same file.
     figure.savefig(paths[0], metadata={"Date": None})

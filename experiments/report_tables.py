@@ -1,44 +1,17 @@
-"""From records to tables: means over seeds and classes, and the tables of a report as plain text cells.
+"""The tables of a report as plain text cells.
 
-Nothing here prints. `experiments.report` renders every table twice, as markdown and on the terminal.
+Nothing here prints. `experiments.report_render` renders every table twice, as markdown and on the terminal.
 """
 
-import json
-import math
-import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Record = Mapping[str, Any]
+from experiments.report_results import FLOORS, MEAN, POOLED, Results, display_name, figure
+from experiments.statistics import Estimate
 
-POOLED = "all"
 MISSING = "–"
-BASELINES = ("original", "retrain", "finetune", "negative_gradient", "random_labeling", "bad_teacher")
-TWINS = ("twin", "twin_negative_gradient")
-FLOORS = ("floor_gold_gold", "floor_majority", "floor_count_matched")
-# A folder may hold several sizes; only records that agree in all of these may share a mean.
-SETTING_FIELDS = (
-    "dataset",
-    "preset",
-    "arch",
-    "num_train",
-    "epochs",
-    "requests",
-    "num_forget",
-    "heldout_source",
-    "ratio",
-)
-
-
-class Estimate(NamedTuple):
-    """A mean, and its sample standard deviation over seeds where there are several; None where undefined."""
-
-    mean: float | None
-    spread: float | None = None
-
-
+BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
 Pick = Callable[[str, str], Estimate]
 Cell = tuple[str, ...]
 
@@ -61,119 +34,47 @@ class Table:
     caption: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class Results:
-    """The records of one setting, one for each class, seed and method.
-
-    Attributes:
-        records: they agree in all of `SETTING_FIELDS`.
-    """
-
-    records: tuple[Record, ...]
-
-    @property
-    def setting(self) -> dict[str, Any]:
-        """The fields that all records share."""
-        return {field: self.records[0].get(field) for field in SETTING_FIELDS}
-
-    @cached_property
-    def class_names(self) -> dict[int, str]:
-        """The classes of the requests, in order of their index."""
-        names = {r["target_class"]: r.get("class_name") or "" for r in self.records if r["target_class"] != POOLED}
-        return {target: str(names[target]) for target in sorted(names)}
-
-    @cached_property
-    def seeds(self) -> list[int]:
-        return sorted({r["seed"] for r in self.records})
-
-    @cached_property
-    def methods(self) -> list[str]:
-        """All methods but the floors: the known ones in the canonical order, then a user's own by name."""
-        present = {r["method"] for r in self.records} - set(FLOORS)
-        known = [m for m in (*BASELINES, *TWINS) if m in present]
-        return known + sorted(present - set(known))
-
-    @cached_property
-    def floors(self) -> list[str]:
-        return [floor for floor in FLOORS if any(r["method"] == floor for r in self.records)]
-
-    @property
-    def has_pooled(self) -> bool:
-        return any(r["target_class"] == POOLED for r in self.records)
-
-    @cached_property
-    def _by_cell(self) -> dict[tuple[str, int | str], list[Record]]:
-        cells: dict[tuple[str, int | str], list[Record]] = {}
-        for record in self.records:
-            cells.setdefault((record["method"], record["target_class"]), []).append(record)
-        return cells
-
-    def _of(self, method: str, target_class: int | str, key: str) -> dict[int, float]:
-        """The figure of each seed in which it is defined."""
-        found = {r["seed"]: figure(r, key) for r in self._by_cell.get((method, target_class), [])}
-        return {seed: value for seed, value in found.items() if value is not None}
-
-    def of_class(self, target_class: int | str, method: str, key: str) -> Estimate:
-        """The mean over seeds for one class, without its spread (the table of classes has no room for it)."""
-        return Estimate(average(self._of(method, target_class, key).values()))
-
-    def pooled(self, method: str, key: str) -> Estimate:
-        """The figure over all forgotten images of the request at once: mean and spread over seeds."""
-        values = list(self._of(method, POOLED, key).values())
-        return Estimate(average(values), statistics.stdev(values) if len(values) > 1 else None)
-
-    def mean(self, method: str, key: str) -> Estimate:
-        """The mean over classes, every class counting once; spread over the seeds' means.
-
-        A spread is given only where all seeds measured the same classes: otherwise it would mix seeds with classes.
-        Records without a class of their own (a request of any indices) are represented by the pooled row.
-        """
-        if not self.class_names:
-            return self.pooled(method, key)
-        by_class = {target: self._of(method, target, key) for target in self.class_names}
-        mean = average(average(values.values()) for values in by_class.values())
-        measured = [set(values) for values in by_class.values() if values]
-        if not measured or len(measured[0]) < 2 or any(seeds != measured[0] for seeds in measured):
-            return Estimate(mean)
-        seed_means = [statistics.fmean(v[seed] for v in by_class.values() if v) for seed in sorted(measured[0])]
-        return Estimate(mean, statistics.stdev(seed_means))
-
-
-def split_settings(records: Iterable[Record]) -> list[Results]:
-    """Groups records by setting, in order of first appearance; of two records for one cell the later one counts."""
-    groups: dict[str, dict[tuple[Any, ...], Record]] = {}
-    for record in records:
-        setting = json.dumps([record.get(field) for field in SETTING_FIELDS])
-        groups.setdefault(setting, {})[record["target_class"], record["seed"], record["method"]] = record
-    return [Results(tuple(cells.values())) for cells in groups.values()]
-
-
-def figure(record: Record, key: str) -> float | None:
-    """A record's number, None where it is absent, null or NaN; `a/b` reaches the entry b of the dict under a."""
-    entry: Any = record
-    for part in key.split("/"):
-        entry = (entry or {}).get(part)
-    return None if entry is None or math.isnan(entry) else float(entry)
-
-
-def average(values: Iterable[float | None]) -> float | None:
-    """The mean of what is defined, None where nothing is."""
-    defined = [value for value in values if value is not None]
-    return statistics.fmean(defined) if defined else None
-
-
-def display_name(method: str) -> str:
-    """A method's name as it stands in headings."""
-    special = {"retrain": "gold (retrain)", "floor_gold_gold": "gold-gold", "floor_count_matched": "count-matched"}
-    return special.get(method, method.removeprefix("floor_").replace("_", " "))
-
-
 def text(estimate: Estimate, digits: int = 1, scale: float = 1.0) -> str:
-    """`85.1`, `85.1 ± 0.2` or, where there is no number, a dash."""
+    """`85.1`, `85.1 ± 0.2` over seeds, `7.1 [5.2, 9.0]` over images or, where there is no number, a dash."""
     if estimate.mean is None:
         return MISSING
-    number = f"{scale * estimate.mean:.{digits}f}"
-    return number if estimate.spread is None else f"{number} ± {scale * estimate.spread:.{digits}f}"
+    number = _number(scale * estimate.mean, digits)
+    if estimate.low is None or estimate.high is None:
+        return number
+    if estimate.source == "seeds":
+        return f"{number} ± {_number(scale * (estimate.high - estimate.low) / 2, digits)}"
+    return f"{number} [{_number(scale * estimate.low, digits)}, {_number(scale * estimate.high, digits)}]"
+
+
+def _number(value: float, digits: int) -> str:
+    # Adding zero turns the negative zero of a rounded figure into a plain one.
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def finding(difference: Estimate, lower_is_better: bool) -> str | None:
+    """`better`, `worse` or, where the interval of the difference holds 0, `no difference shown`; None without one."""
+    if difference.low is None or difference.high is None:
+        return None
+    if difference.low <= 0 <= difference.high:
+        return NOT_SHOWN
+    return BETTER if (difference.high < 0) == lower_is_better else WORSE
+
+
+def interval_note(results: Results, over_images: bool = True) -> str:
+    """The sentence of a caption that says what the intervals are over.
+
+    Args:
+        results: whose intervals.
+        over_images: whether the table has figures that the forgotten images give an interval for.
+    """
+    if results.interval_source == "seeds":
+        return f"± is the 95 % confidence interval over {len(results.seeds)} seeds (Student t)."
+    if results.interval_source == "images" and over_images:
+        return (
+            "[low, high] is the 95 % confidence interval over the forgotten images by bootstrap, one seed: "
+            "it says nothing about the spread over trainings."
+        )
+    return "No intervals: one seed."
 
 
 def accuracy_table(results: Results) -> Table:
@@ -192,9 +93,7 @@ def accuracy_table(results: Results) -> Table:
     columns += [Column(display_name(m), ("A_t", "A_f", "gap")) for m in methods]
     columns += [Column("gaps of the floors", tuple(display_name(floor) for floor in FLOORS))]
     caption = "Accuracy in percent, gap in points."
-    if len(results.seeds) > 1:
-        caption += f" Means over {len(results.seeds)} seeds; ± is the sample standard deviation over seeds."
-    return _class_table("Accuracy on test and forgotten images (the paper's Table 1)", results, columns, cells, caption)
+    return class_table("Accuracy on test and forgotten images (the paper's Table 1)", results, columns, cells, caption)
 
 
 def method_table(results: Results, pooled: bool = False) -> Table:
@@ -216,9 +115,43 @@ def method_table(results: Results, pooled: bool = False) -> Table:
         for m in (*results.methods, *results.floors)
     ]
     columns = (Column("method"), *(Column(name) for name in readouts))
-    over = "pooled over the request" if pooled or not results.class_names else "means over the classes"
-    caption = "The last rows are the floors, computed from labels without any unlearning." if results.floors else ""
-    return Table(f"Readouts per method, {over}", columns, tuple(rows), len(results.floors), caption)
+    floors = "The last rows are the floors, computed from labels without any unlearning. " if results.floors else ""
+    title = f"Readouts per method, {over(results, pooled)}"
+    return Table(title, columns, tuple(rows), len(results.floors), floors + interval_note(results))
+
+
+def difference_table(results: Results, pooled: bool = False) -> Table:
+    """Every method and floor minus the untouched original and minus the majority floor, paired, with a finding each."""
+    # Heading, readout, reference and its readout, decimals, and whether lower is better.
+    contrasts = {
+        "gap − original's": ("forget_gap", "original", "forget_gap", 1, True),
+        "agreement − original's": ("agreement", "original", "agreement", 1, False),
+        "activation distance − original's": ("activation_distance", "original", "activation_distance", 3, True),
+        "agreement − majority floor's": ("agreement", "floor_majority", "agreement", 1, False),
+        "predictor accuracy − majority floor's": ("predictor_accuracy", "floor_majority", "agreement", 1, False),
+    }
+    scope = POOLED if pooled else MEAN
+
+    def cell(method: str, contrast: tuple[str, str, str, int, bool]) -> Cell:
+        key, reference, reference_key, digits, lower_is_better = contrast
+        if method == reference:
+            return (MISSING, MISSING)
+        difference = results.difference(method, reference, key, scope, reference_key)
+        return (text(difference, digits), finding(difference, lower_is_better) or MISSING)
+
+    methods = [m for m in results.methods if m not in ("original", "retrain")]
+    rows = [
+        ((display_name(m),), *(cell(m, contrast) for contrast in contrasts.values()))
+        for m in (*methods, *results.floors)
+    ]
+    columns = (Column("method"), *(Column(heading, ("difference", "finding")) for heading in contrasts))
+    by = {"seeds": "seed by seed", "images": "by forgotten image"}.get(results.interval_source or "")
+    caption = "The method's figure minus the reference's: below 0 is better for gap and activation distance, above 0 "
+    caption += f"for the others. {interval_note(results)}"
+    if by:
+        caption += f" Differences are paired {by}; better or worse is said where the interval leaves out 0."
+    title = f"Differences to the untouched original and to the floors, paired, {over(results, pooled)}"
+    return Table(title, columns, tuple(rows), len(results.floors), caption)
 
 
 def predictor_tables(results: Results) -> list[Table]:
@@ -246,18 +179,18 @@ def _predictor_table(results: Results, method: str, names: str = "") -> Table:
             )
             for prefix in ("heldout_", "")
         ]
-        floor = text(pick("floor_majority", "agreement"))
+        floors = tuple(text(pick(floor, "agreement")) for floor in FLOORS)
         hard = (text(pick(method, "predicted_hard_share"), 1, 100), text(pick(method, "hard_share"), 1, 100))
-        return [*quality, (floor,), hard]
+        return [*quality, floors, hard]
 
     columns = [
         Column("on D_test (its training set)", ("accuracy", "AUC", "Brier")),
         Column("on D_f (forgotten)", ("accuracy", "AUC", "Brier")),
-        Column("majority floor on D_f"),
+        Column("accuracy of the floors on D_f", tuple(display_name(floor) for floor in FLOORS)),
         Column("hard images, %", ("predicted", "truly")),
     ]
     caption = "The majority floor calls every image easy; a mean is over the classes in which the figure is defined."
-    return _class_table(f"Easy/hard predictor of {names}", results, columns, cells, caption)
+    return class_table(f"Easy/hard predictor of {names}", results, columns, cells, caption)
 
 
 def cost_table(results: Results) -> Table:
@@ -279,22 +212,36 @@ def cost_table(results: Results) -> Table:
     caption = (
         f"Seconds of {scope}, compile time apart; the columns after it are the parts of the full time. "
         "In full, parts shared between the twin methods (and, one request a class, the curriculum model shared by all "
-        "requests) are charged to each; amortised, divided among them."
+        f"requests) are charged to each; amortised, divided among them. {interval_note(results, over_images=False)}"
     )
     return Table("Cost", tuple(columns), tuple(rows), 0, caption)
 
 
-def _class_table(
+def class_table(
     title: str, results: Results, columns: list[Column], cells: Callable[[Pick], list[Cell]], caption: str
 ) -> Table:
-    """One row a class, then the mean and, for a combined request, the pooled row."""
-    rows = [
-        ((class_label(target, name),), *cells(partial(results.of_class, target)))
-        for target, name in results.class_names.items()
-    ]
+    """One row a class, then the mean and, for a combined request, the pooled row; these two carry the intervals.
+
+    Args:
+        title: of the table.
+        results: of one setting.
+        columns: all but the first, which names the class.
+        cells: makes a row's cells from a function that gives a method's readout in that row.
+        caption: what the figures are; what the intervals are is added.
+
+    Returns:
+        The table.
+    """
+
+    def of_class(target: int) -> Pick:
+        return lambda method, key: Estimate(results.of_class(target, method, key).mean)
+
+    rows = [((class_label(target, name),), *cells(of_class(target))) for target, name in results.class_names.items()]
     summary = [((mean_label(results),), *cells(results.mean))] if results.class_names else []
     if results.has_pooled:
         summary.append((("pooled over the request",), *cells(results.pooled)))
+    where = " The rows of single classes stand without intervals." if rows and results.interval_source else ""
+    caption = f"{caption} {interval_note(results)}{where}"
     return Table(title, (Column("class"), *columns), (*rows, *summary), len(summary), caption)
 
 
@@ -307,3 +254,8 @@ def mean_label(results: Results) -> str:
     """How the mean row is called."""
     count = len(results.class_names)
     return f"mean of {count} {'class' if count == 1 else 'classes'}"
+
+
+def over(results: Results, pooled: bool) -> str:
+    """What the figures of a table are taken over, in words."""
+    return "pooled over the request" if pooled or not results.class_names else "means over the classes"

@@ -13,28 +13,31 @@ from rich.console import Console
 
 from experiments import environment
 from experiments.cells import Cells
-from experiments.plan import Settings, check_methods, check_output, make_requests
+from experiments.plan import Request, Settings, check_methods, check_output, make_requests, read_arms
 from experiments.progress import Display
 from experiments.records import Record, RecordTable, write_whole
+from tmu_jax import evaluation
 from tmu_jax.checkpoint import StageStore
 from tmu_jax.data import Dataset
 
 
 def run(
-    settings: Settings,
+    arms: Sequence[Settings],
     data: Dataset,
     output: pathlib.Path,
     config: Mapping[str, Any],
     console: Console,
+    stages: pathlib.Path | None = None,
 ) -> list[Record]:
     """Computes every cell of a run that the folder does not hold yet.
 
     Args:
-      settings: of the run.
+      arms: the settings of the run; several where it compares variants, each with a `variant` of its own.
       data: its data set.
-      output: the folder for config.json, results.jsonl, features.json and stages/.
+      output: the folder for config.json, results.jsonl, features.json and samples.json.
       config: what config.json says beside the settings (command, versions, device, shortfalls, …).
       console: where progress is shown.
+      stages: the folder of checkpoints, which several runs may share; `output`/stages where None.
 
     Returns:
       All records of the folder.
@@ -42,33 +45,47 @@ def run(
     Raises:
       ValueError: before any work, when a request cannot be made or the folder holds another run.
     """
-    check_methods(settings.methods)
-    check_output(settings, output)
-    requests = make_requests(settings, data)
-    output.mkdir(parents=True, exist_ok=True)
+    work = remaining(arms, data, output, config)
     table = RecordTable(output, config)
-    plan = [(request, todo) for request in requests if (todo := table.missing(settings, request))]
-    if not plan:
+    if not work:
         return table.records
-    write_whole(output / "config.json", json.dumps({**config, "settings": _grown(settings, output)}, indent=1))
+    output.mkdir(parents=True, exist_ok=True)
+    write_whole(output / "config.json", json.dumps({**config, "arms": _grown(arms, output)}, indent=1))
+    store, cache = StageStore(stages or output / "stages"), dict[str, evaluation.Outputs]()
     with Display(console) as display:
-        display.expect(sum(len(("original", "gold", *todo)) for _, todo in plan))
-        for request, todo in plan:
-            for records, features in Cells(settings, data, request, StageStore(output / "stages"), display).run(todo):
-                table.add(records, features)
+        display.expect(sum(len(("original", "gold", *todo)) for _, _, todo in work))
+        for settings, request, todo in work:
+            for found in Cells(settings, data, request, store, display, cache).run(todo):
+                table.add(*found)
                 display.advance()
     return table.records
 
 
-def _grown(settings: Settings, output: pathlib.Path) -> dict[str, Any]:
-    """The settings, their growing fields joined with those the folder was made with."""
-    now = settings.plain()
-    path = output / "config.json"
-    if path.exists():
-        before = json.loads(path.read_text())["settings"]
-        for name in ("classes", "seeds", "methods"):
-            now[name] = before[name] + [value for value in now[name] if value not in before[name]]
-    return now
+def remaining(
+    arms: Sequence[Settings], data: Dataset, output: pathlib.Path, config: Mapping[str, Any]
+) -> list[tuple[Settings, Request, list[str]]]:
+    """What a run has still to do: arms, requests and their methods without records; arguments and errors as `run`."""
+    variants = [settings.variant for settings in arms]
+    if len(set(variants)) < len(variants):
+        raise ValueError(f"arms have the variants {variants}; each must have a name of its own")
+    for settings in arms:
+        check_methods(settings.methods)
+    check_output(arms, output)
+    table = RecordTable(output, config)
+    cells = [(settings, request) for settings in arms for request in make_requests(settings, data)]
+    return [(settings, request, todo) for settings, request in cells if (todo := table.missing(settings, request))]
+
+
+def _grown(arms: Sequence[Settings], output: pathlib.Path) -> dict[str, Any]:
+    """The settings of every arm, their growing fields joined with those the folder was made with."""
+    held = read_arms(output)
+    for settings in arms:
+        now = settings.plain()
+        for name in ("classes", "seeds", "methods") if settings.variant in held else ():
+            before = held[settings.variant][name]
+            now[name] = before + [value for value in now[name] if value not in before]
+        held[settings.variant] = now
+    return held
 
 
 def config_of_machine(command: str, data: Dataset, shortfalls: Sequence[str], why: Sequence[str]) -> Record:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import tmu_jax
-from experiments import cifar10
-from experiments.cifar10 import Options
+from experiments import cifar10, command
+from experiments.cifar10 import EXPERIMENT, Options
 
 
 @pytest.fixture(autouse=True)
@@ -21,28 +21,30 @@ def no_cifar(monkeypatch, tmp_path):
     for variable in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cifar10.jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(command.jax, "default_backend", lambda: "cpu")
     monkeypatch.setattr(tmu_jax, "use_compilation_cache", lambda: None)
 
 
 def test_auto_falls_to_the_embedded_set_and_says_why():
-    chosen, why = cifar10.choose(Options())
+    chosen, why = command.choose(EXPERIMENT, Options())
     assert (chosen.dataset, chosen.preset, chosen.arch) == ("synthetic", "quick", "small_resnet")
     assert any("CIFAR-10 was not found" in reason for reason in why)
     assert any("no accelerator" in reason for reason in why)
 
 
 def test_an_accelerator_with_cifar10_gets_the_paper_preset(monkeypatch):
-    monkeypatch.setattr(cifar10.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(command.jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(tmu_jax.data, "locate", lambda name, folder: "somewhere")
-    chosen, why = cifar10.choose(Options())
+    chosen, why = command.choose(EXPERIMENT, Options())
     assert (chosen.dataset, chosen.preset, chosen.arch) == ("cifar10", "paper", "resnet18")
     assert (chosen.epochs, chosen.requests, chosen.num_forget, chosen.num_train) == (30, "each", 100, None)
     assert any("accelerator" in reason for reason in why)
 
 
 def test_a_preset_only_sets_defaults():
-    chosen, _ = cifar10.choose(Options(preset="paper", dataset="synthetic", epochs=3, arch="vit", num_forget=7))
+    chosen, _ = command.choose(
+        EXPERIMENT, Options(preset="paper", dataset="synthetic", epochs=3, arch="vit", num_forget=7)
+    )
     assert (chosen.epochs, chosen.arch, chosen.num_forget, chosen.requests) == (3, "vit", 7, "each")
 
 
@@ -59,7 +61,8 @@ def test_cifar10_asked_for_outright_never_falls_back(capsys):
     [
         (["--methods", "scrub"], "scrub"),
         (["--num-forget", "0"], "num_forget"),
-        (["--classes", "10"], "target_classes"),
+        (["--classes", "10"], "classes holds '10'"),
+        (["--classes", "cat"], "classes holds 'cat'"),
         (["--num-train", "999999"], "num_train"),
         (["--epochs", "0"], "epochs"),
         (["--data-dir", "nowhere"], "nowhere"),
@@ -82,8 +85,8 @@ def test_wrong_values_get_one_clear_line_before_any_work(arguments, words, capsy
 
 def test_shortfalls_name_every_difference_from_the_paper():
     data = tmu_jax.data.load("synthetic")
-    chosen, _ = cifar10.choose(Options(dataset="synthetic"))
-    text = "; ".join(cifar10.shortfalls(cifar10.settings_of(chosen, data)))
+    chosen, _ = command.choose(EXPERIMENT, Options(dataset="synthetic"))
+    text = "; ".join(command.shortfalls(EXPERIMENT, chosen, command.settings_of(EXPERIMENT, chosen, data)))
     for word in ("synthetic", "small_resnet", "training images", "epochs", "combined", "forgotten images"):
         assert word in text
 
@@ -93,13 +96,24 @@ def test_the_papers_setting_has_no_shortfalls():
     labels = np.arange(50_000) % 10
     images = rng.integers(0, 256, (50_000, 1, 1, 3)).astype(np.uint8)
     data = tmu_jax.data.from_arrays(images, labels, images[:100], labels[:100], name="cifar10")
-    chosen, _ = cifar10.choose(Options(dataset="synthetic", preset="paper"))
-    assert cifar10.shortfalls(cifar10.settings_of(chosen, data)) == []
+    chosen, _ = command.choose(EXPERIMENT, Options(dataset="synthetic", preset="paper"))
+    assert command.shortfalls(EXPERIMENT, chosen, command.settings_of(EXPERIMENT, chosen, data)) == []
 
 
 def test_records_hold_no_folder_of_this_machine():
-    arguments = ["--epochs", "3", "--output", "/somewhere/out", "--data-dir=/somewhere/data", "--seeds", "0", "1"]
-    assert cifar10.public_arguments(arguments) == ["--epochs", "3", "--seeds", "0", "1"]
+    arguments = [
+        "--epochs",
+        "3",
+        "--output",
+        "/somewhere/out",
+        "--data-dir=/somewhere/data",
+        "--stages",
+        "/x",
+        "--seeds",
+        "0",
+        "1",
+    ]
+    assert command.public_arguments(arguments) == ["--epochs", "3", "--seeds", "0", "1"]
 
 
 def test_help_explains_every_option_with_its_default():
@@ -112,7 +126,7 @@ def test_help_explains_every_option_with_its_default():
     for name in reversed(fields):  # each option's text reaches to the next option
         text, explained[name] = text.split(f" --{name.replace('_', '-')}", 1)
     assert all("default" in sentence for sentence in explained.values())
-    for preset, defaults in cifar10.PRESETS.items():
+    for preset, defaults in EXPERIMENT.presets.items():
         for name, value in defaults.items():
             assert f"{'all' if value is None else value} in {preset}" in explained[name]
 

@@ -1,6 +1,5 @@
 """The report against hand-made records whose means, gaps and spreads are known."""
 
-import importlib.resources
 import io
 import itertools
 import json
@@ -17,20 +16,24 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
-from experiments.report import print_table, read_records, to_markdown, write_report
-from experiments.report_paper import PAPER_SETTING, paper_tables
-from experiments.report_pictures import draw_features, hardness_auc
+from experiments import report_pictures
+from experiments.report import Body, Picture, Section, print_table, read_records, write_report
+from experiments.report_paper import PAPER_SETTINGS
+from experiments.report_pictures import draw_features, draw_gaps, hardness_auc
+from experiments.report_render import to_markdown
+from experiments.report_results import Results, split_settings
 from experiments.report_tables import (
-    Estimate,
-    Results,
+    Column,
+    Table,
     accuracy_table,
     cost_table,
+    difference_table,
     method_table,
     predictor_tables,
-    split_settings,
     text,
 )
 from experiments.report_verdict import verdict
+from experiments.statistics import Estimate
 
 QUICK = {
     "experiment": "cifar10",
@@ -45,11 +48,13 @@ QUICK = {
     "heldout_source": "test",
     "ratio": "dataset",
 }
-PAPER = QUICK | PAPER_SETTING
+PAPER = QUICK | PAPER_SETTINGS["cifar10"]
+# Two-sided 95 % points of Student's t for n seeds, from a printed table.
+T_TABLE = {2: 12.7062, 3: 4.30265}
 CONFIG = {
     "experiment": "cifar10",
     "command": "python -m experiments.cifar10 --seeds 0 1",
-    "settings": {"num_forget": 20},
+    "arms": {"default": {"num_forget": 20}},
     "why": ["dataset synthetic: CIFAR-10 was not found"],
     "versions": {"jax": "0.10.2"},
     "device": "a small CPU",
@@ -116,6 +121,13 @@ def rendered(source, width=120) -> str:
     return console.file.getvalue()
 
 
+def over(values):
+    """The expected estimate of one value a seed, by hand."""
+    mean = statistics.fmean(values)
+    half = T_TABLE[len(values)] * statistics.stdev(values) / len(values) ** 0.5
+    return pytest.approx(mean), pytest.approx(mean - half, rel=1e-5), pytest.approx(mean + half, rel=1e-5), "seeds"
+
+
 def test_class_rows_are_means_over_seeds():
     markdown = to_markdown(accuracy_table(only(small_run())))
     # Seeds 0 and 1: gold 80 and 82, twin 84 and 87, gaps 4 and 5, the original's gaps 20 and 18.
@@ -126,22 +138,66 @@ def test_class_rows_are_means_over_seeds():
     assert floors == "3.0 / 19.0 / 1.5"
 
 
-def test_mean_row_has_the_sample_deviation_over_seeds():
+def test_mean_row_has_students_interval_over_seeds():
     results = only(small_run(seeds=(0, 1, 2)))
-    assert results.mean("twin", "forget_gap") == Estimate(5.0, statistics.stdev([4, 5, 6]))
-    assert results.mean("retrain", "forget_accuracy") == Estimate(77.0, statistics.stdev([75, 77, 79]))
-    assert cells_of(to_markdown(accuracy_table(results)), "mean of 2 classes")[0] == "85.25 ± 0.00 / 77.0 ± 2.0"
+    assert results.mean("twin", "forget_gap") == over([4, 5, 6])
+    assert results.mean("retrain", "forget_accuracy") == over([75, 77, 79])
+    assert results.of_class(3, "retrain", "forget_accuracy") == over([80, 82, 84])
+    # 4.30265 * 2 / sqrt(3) = 4.97.
+    table = accuracy_table(results)
+    assert cells_of(to_markdown(table), "mean of 2 classes")[0] == "85.25 ± 0.00 / 77.0 ± 5.0"
+    assert "± is the 95 % confidence interval over 3 seeds (Student t)" in table.caption
+    # The wide table's single classes have no room for intervals.
+    assert "±" not in "".join(cells_of(to_markdown(table), "3 cat"))
+    assert "single classes stand without intervals" in table.caption
 
 
-def test_one_seed_has_no_deviation():
+def test_one_seed_without_samples_has_no_interval():
     results = only(small_run(seeds=(0,)))
-    assert results.mean("twin", "forget_gap") == Estimate(4.0, None)
-    assert "±" not in to_markdown(accuracy_table(results))
+    assert results.mean("twin", "forget_gap") == Estimate(4.0)
+    for table in (accuracy_table(results), method_table(results), difference_table(results), cost_table(results)):
+        assert "±" not in to_markdown(table)
+        assert "[" not in to_markdown(table)
+        assert "No intervals: one seed." in table.caption
 
 
-def test_seeds_with_different_classes_have_no_deviation():
+def test_seeds_with_different_classes_have_no_interval():
     lacking = [r for r in small_run() if (r["target_class"], r["seed"]) != (5, 1)]
-    assert only(lacking).mean("retrain", "forget_accuracy") == Estimate((81 + 70) / 2, None)
+    assert only(lacking).mean("retrain", "forget_accuracy") == Estimate((81 + 70) / 2)
+    assert only(lacking).difference("twin", "original", "forget_gap") == Estimate((4.5 + 4) / 2 - (19 + 30) / 2)
+
+
+def test_paired_differences_over_seeds():
+    results = only(small_run(seeds=(0, 1, 2)))
+    # The original's mean gaps are 25, 23, 21, the twin's 4, 5, 6: differences of -21, -18, -15.
+    assert results.difference("twin", "original", "forget_gap") == over([-21, -18, -15])
+    difference = results.difference("twin", "floor_majority", "predictor_accuracy", reference_key="agreement")
+    assert difference == over([15, 13, 11])
+
+
+def test_difference_table_says_what_is_shown():
+    setting = QUICK | {"requests": "each"}
+    records = []
+    for seed in (0, 1, 2):
+        records += [
+            record("original", 3, seed, setting, forget_gap=20.0 - seed, agreement=80.0, activation_distance=0.25)
+        ]
+        records += [record("floor_majority", 3, seed, setting, forget_gap=20.0, agreement=81.0)]
+        records += [record("twin", 3, seed, setting, forget_gap=5.0 + seed, agreement=(70.0, 81.0, 90.0)[seed],
+                           activation_distance=0.5 + 0.01 * seed, predictor_accuracy=75.0 - seed)]  # fmt: skip
+    table = difference_table(only(records))
+    # Gaps: -15, -13, -11; agreement: -10, 1, 10; distance .25, .26, .27; predictor: -6, -7, -8; half = 2.484 s.
+    assert cells_of(to_markdown(table), "twin") == [
+        "-13.0 ± 5.0 / better",
+        "0.3 ± 24.9 / no difference shown",
+        "0.260 ± 0.025 / worse",
+        "-0.7 ± 24.9 / no difference shown",
+        "-7.0 ± 2.5 / worse",
+    ]
+    assert cells_of(to_markdown(table), "majority")[3] == "– / –"
+    assert "paired seed by seed" in table.caption
+    (without,) = [row for row in difference_table(only(records[:3])).rows if row[0] == ("twin",)]
+    assert without[1] == ("-15.0", "–")
 
 
 def test_single_class():
@@ -161,7 +217,7 @@ def test_pooled_row_stands_apart_from_the_mean():
 
 def test_request_without_classes_is_reported_by_its_pooled_row():
     results = only([record("twin", "all", seed, forget_gap=2.0 + seed) for seed in (0, 1)])
-    assert results.mean("twin", "forget_gap") == Estimate(2.5, statistics.stdev([2, 3]))
+    assert results.mean("twin", "forget_gap") == over([2, 3])
     assert cells_of(to_markdown(accuracy_table(results)), "pooled over the request")[0] == "– / –"
 
 
@@ -178,6 +234,13 @@ def test_missing_numbers_are_dashes_and_stay_out_of_means(missing):
 def test_zero_is_a_number():
     assert text(Estimate(0.0)) == "0.0"
     assert text(Estimate(None)) == "–"
+    assert text(Estimate(-0.01)) == "0.0"
+
+
+def test_intervals_are_written_as_what_they_are():
+    assert text(Estimate(85.1, 84.9, 85.3, "seeds")) == "85.1 ± 0.2"
+    assert text(Estimate(7.1, 5.2, 9.04, "images")) == "7.1 [5.2, 9.0]"
+    assert text(Estimate(0.071, 0.052, 0.09, "images"), scale=100) == "7.1 [5.2, 9.0]"
 
 
 def test_methods_stand_in_the_canonical_order_and_floors_last():
@@ -199,12 +262,25 @@ def test_sizes_are_never_mixed_and_the_later_record_of_a_cell_counts():
     assert (small.mean("twin", "forget_gap").mean, large.mean("twin", "forget_gap").mean) == (2.0, 9.0)
 
 
+def test_variants_are_never_mixed_and_a_missing_one_is_the_default():
+    records = [
+        record("twin", 3, 0, forget_gap=1.0),
+        record("twin", 3, 1, QUICK | {"variant": "default"}, forget_gap=3.0),
+        record("twin", 3, 0, QUICK | {"variant": "no CF"}, forget_gap=9.0),
+        record("twin", 3, 0, QUICK | {"augment": True}, forget_gap=7.0),
+    ]
+    plain, variant, augmented = split_settings(records)
+    assert plain.by_seed("mean", "twin", "forget_gap") == {0: 1.0, 1: 3.0}
+    assert variant.setting["variant"] == "no CF"
+    assert (plain.setting["augment"], augmented.setting["augment"]) == (None, True)
+
+
 def test_predictor_table_and_its_floor():
     (table,) = predictor_tables(only(small_run(seeds=(0,))))
     assert cells_of(to_markdown(table), "5 dog") == [
         "91.0 / 78.5 / 1.125",
         "90.0 / 77.5 / 0.125",
-        "70.0",
+        "87.5 / 70.0 / 70.0",
         "15.0 / 30.0",
     ]
 
@@ -263,43 +339,6 @@ def test_verdict_without_twin_speaks_of_the_baselines():
     assert any(line.startswith("Finetune: forget gap 20.0 points; better than the untouched") for line in lines)
 
 
-def paper_rows():
-    stored = importlib.resources.files("experiments").joinpath("paper_tables.json")
-    return json.loads(stored.read_text("utf-8"))
-
-
-def test_papers_numbers_beside_ours_in_the_papers_setting():
-    results = only(small_run(PAPER, seeds=(0,)))
-    tables = {table.title: to_markdown(table) for table in paper_tables(results)}
-    table1, distances = paper_rows()["table1_cifar10_resnet18"], paper_rows()["table3_activation_distance_cifar10"]
-    theirs = {target: table1[target]["twin"]["forget_gap_printed"] for target in ("3", "5")}
-    assert cells_of(tables["Forget gap"], "3 cat") == [f"4.0 / {theirs['3']:.1f}"]
-    # The paper's mean is taken over the classes that ran.
-    assert cells_of(tables["Forget gap"], "mean of 2 classes") == [f"4.0 / {sum(theirs.values()) / 2:.1f}"]
-    assert cells_of(tables["Forget accuracy A_f"], "5 dog") == ["70.0 / 76.0", "74.0 / 81.0"]
-    (other,) = [title for title in tables if "another definition" in title]
-    assert cells_of(tables[other], "3 cat") == [f"– / {distances['3']['twin']:.3f}"]
-    assert cells_of(tables["Predictor on D_f (its Table 4)"], "3 cat") == ["90.0 / 79.0"]
-
-
-def test_unprinted_gaps_of_the_paper_follow_from_its_accuracies():
-    results = only([record("finetune", 3, 0, PAPER, forget_gap=26.5)])
-    (table,) = [table for table in paper_tables(results) if table.title == "Forget gap"]
-    assert cells_of(to_markdown(table), "3 cat") == ["26.5 / 26.0"]
-
-
-@pytest.mark.parametrize("field", PAPER_SETTING)
-def test_no_paper_numbers_in_any_other_setting(field):
-    changed = PAPER | {field: "another"}
-    assert not paper_tables(only(small_run(changed)))
-
-
-def test_no_paper_numbers_where_the_run_itself_names_a_shortfall():
-    records = small_run(PAPER | {"shortfalls": ["threshold count instead of half"]})
-    assert not paper_tables(only(records))
-    assert paper_tables(only(small_run(PAPER | {"shortfalls": []})))
-
-
 def test_report_of_a_whole_run(tmp_path):
     records = small_run()
     records[0]["notes"] = ["the twin model stopped early"]
@@ -318,6 +357,58 @@ def test_report_of_a_whole_run(tmp_path):
         assert f"({name}.svg)" in report
         assert_drawn(tmp_path / f"{name}.png")
         assert xml.etree.ElementTree.parse(tmp_path / f"{name}.svg").getroot().tag.endswith("svg")
+
+
+def test_rerun_gives_the_command_and_the_settings(tmp_path):
+    settings = {"num_forget": "all", "recipe": {"epochs": 6, "augment": False}, "seeds": [0, 1]}
+    write_run(tmp_path, small_run(), config=CONFIG | {"arms": {"default": settings}})
+    rerun = write_report(tmp_path).read_text("utf-8").split("## How to rerun")[1]
+    command = rerun.split("```")[1].removeprefix("sh")
+    assert command.replace("\\\n", " ").split() == CONFIG["command"].split()
+    assert cells_of(rerun, "recipe.epochs") == ["6"]
+    assert cells_of(rerun, "seeds") == ["0, 1"]
+
+
+def test_settings_of_many_variants_share_their_common_part(tmp_path):
+    settings = [QUICK | {"variant": variant} for variant in ("default", "no CF")]
+    write_run(tmp_path, [r for setting in settings for r in small_run(setting, seeds=(0,))])
+    head = write_report(tmp_path).read_text("utf-8").split("## Results")[0]
+    assert head.count("num_train 5000") == 1
+    assert "**2 settings**: variant default (seeds 0); variant no CF (seeds 0)" in head
+
+
+OWN = Table("Size against gap", (Column("size"), Column("gap")), ((("20",), ("4.0 ± 1.0",)),))
+
+
+def test_an_experiments_own_body_replaces_the_standard_one(tmp_path):
+    settings = [QUICK | {"variant": f"variant {i}"} for i in range(12)]
+    write_run(tmp_path, [r for setting in settings for r in small_run(setting, seeds=(0,))])
+    (tmp_path / "sizes.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    picture = Picture("sizes", "Gap by size", "Larger requests to the right.")
+    body = Body([Section("Sizes", ["Gaps grow with the size.", OWN], [picture])])
+    report = write_report(tmp_path, body).read_text("utf-8")
+    assert "## Sizes\n\nGaps grow with the size.\n\n### Size against gap" in report
+    assert cells_of(report, "20") == ["4.0 ± 1.0"]
+    assert "![Gap by size](sizes.svg)\n\nLarger requests" in report
+    assert "## How to read this" in report
+    for standard in ("Verdict", "Readouts per method", "gap.svg"):
+        assert standard not in report
+    assert not (tmp_path / "gap.svg").exists()
+    printed = io.StringIO()
+    print_table(tmp_path, Console(width=100, file=printed), body)
+    assert "Gaps grow with the size." in printed.getvalue()
+    assert "4.0 ± 1.0" in printed.getvalue()
+    assert "Verdict" not in printed.getvalue()
+
+
+def test_an_own_body_may_stand_ahead_of_the_standard_one(tmp_path):
+    write_run(tmp_path, small_run())
+    body = Body([Section("Sizes", [OWN])], standard=True)
+    report = write_report(tmp_path, body).read_text("utf-8")
+    assert report.index("## Sizes") < report.index("## Results") < report.index("(gap.svg)")
+    printed = io.StringIO()
+    print_table(tmp_path, Console(width=100, file=printed), body)
+    assert printed.getvalue().index("Size against gap") < printed.getvalue().index("Verdict")
 
 
 def assert_drawn(path: pathlib.Path):
@@ -343,6 +434,61 @@ def test_pictures_are_reproducible_and_leave_the_users_matplotlib_alone(tmp_path
     first = [path.read_bytes() for path in draw_features(entries, tmp_path)]
     assert first == [path.read_bytes() for path in draw_features(entries, tmp_path)]
     assert dict(matplotlib.rcParams) == before
+
+
+class Canvas:
+    """Stands for a panel and keeps what is drawn on it."""
+
+    def __init__(self):
+        self.spans, self.lines, self.bars = [], [], []
+
+    def axhspan(self, low, high, **_):
+        self.spans.append((low, high))
+
+    def axhline(self, at, **_):
+        self.lines.append(at)
+
+    def plot(self, x, y, *_, **__):
+        self.bars.append(list(y))
+
+    def get_ylim(self):
+        return 0.0, 40.0
+
+    def annotate(self, *_, **__):
+        pass
+
+    bar = annotate
+
+
+def test_floors_are_drawn_as_bands_of_their_intervals():
+    floors = {
+        "floor_gold_gold": Estimate(2.0, -0.5, 4.5, "seeds"),
+        "floor_majority": Estimate(20.0, 18.0, 22.0, "seeds"),
+        "floor_count_matched": Estimate(5.0),
+    }
+    canvas = Canvas()
+    report_pictures._draw_floors(canvas, floors)
+    # Gold-gold from 0 to its value and, like the majority, its interval; without an interval there is only a line.
+    assert sorted(canvas.spans) == [(0, 2.0), (0.0, 4.5), (18.0, 22.0)]
+    assert canvas.lines == [2.0, 5.0, 20.0]
+
+
+def test_error_bars_reach_from_end_to_end_of_the_interval():
+    canvas = Canvas()
+    report_pictures._draw_method(canvas, 0, [1.0, 3.0], Estimate(2.0, 2.5, 4.0, "images"))
+    assert [2.5, 4.0] in canvas.bars
+    without = Canvas()
+    report_pictures._draw_method(without, 0, [1.0, 3.0], Estimate(2.0))
+    assert without.bars == [[1.0, 3.0], [2.0, 2.0]]
+
+
+def test_picture_of_gaps_says_what_its_bars_are(tmp_path):
+    def legend(seeds):
+        draw_gaps(split_settings(small_run(seeds=seeds)), tmp_path)
+        return (tmp_path / "gap.svg").read_text("utf-8")
+
+    assert "95 % confidence over 3 seeds" in legend((0, 1, 2))
+    assert "confidence" not in legend((0,))
 
 
 def test_feature_auc_equals_scikit_learns_with_ties():

@@ -69,7 +69,7 @@ def settings(data, **changes):
 
 
 def run(settings, data, output):
-    return runner.run(settings, data, output, {"experiment": "test", **CONFIG}, Console(file=io.StringIO()))
+    return runner.run([settings], data, output, {"experiment": "test", **CONFIG}, Console(file=io.StringIO()))
 
 
 def without_times(records):
@@ -172,7 +172,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, data, tmp_path, 
     assert features[0] == features[1]
     assert without_times(records) == without_times(expected)
     stages = sorted(path.name.split("-")[0] for path in (tmp_path / "stages").iterdir())
-    assert stages == ["curriculum", "finetune", "gold", "gold", "original", "prediction", "twin", "twin"]
+    assert stages == ["curriculum", "features", "finetune", "gold", "gold", "original", "prediction", "twin", "twin_model"]
 
 
 def test_a_finished_run_does_nothing_more(finished, data, monkeypatch):
@@ -193,7 +193,7 @@ def test_seeds_methods_and_classes_are_added_to_a_folder(data, tmp_path):
     assert cells == {(c, s, m) for c in (1, 3) for s in (0, 1) for m in ("original", "random_labeling")}
     originals = list((tmp_path / "stages").glob("original-*"))
     assert len(originals) == 2  # one for each seed, shared by the classes
-    grown = json.loads((tmp_path / "config.json").read_text())["settings"]
+    grown = json.loads((tmp_path / "config.json").read_text())["arms"]["default"]
     assert grown["classes"] == [1, 3]
     assert grown["seeds"] == [0, 1]
 

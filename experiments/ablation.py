@@ -1,0 +1,62 @@
+"""Table 4: which of the three features tell a predictor whether a gold model gets a forgotten image right.
+
+Run it as `python -m experiments.ablation`. Nothing is unlearned: each choice of features (NF, AF, CF, each pair, all
+three) trains a predictor of its own on the twin problem, and is compared with the known labels there and with the gold
+model's answers on the forgotten images. Models and features are those of `experiments.cifar10`, trained once.
+"""
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from experiments import command, report_ablation
+from experiments.plan import Settings
+from tmu_jax.data import Dataset
+from tmu_jax.features import FEATURES
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(command.RequestOptions, command.RunOptions, command.DataOptions):
+    """Compare the features NF, AF and CF, each pair and all three, as predictors of the gold model (Table 4).
+
+    A preset only sets the defaults of the other options. Started again with the same --output, a run continues where
+    it stopped; classes, seeds and sizes may be added.
+    """
+
+
+def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
+    """One arm for each choice of features."""
+    chosen = [names for count in (1, 2, 3) for names in itertools.combinations(FEATURES, count)]
+    return [
+        dataclasses.replace(
+            settings,
+            variant="+".join(names),
+            methods=("twin",),
+            unlearn=False,
+            twin_settings=dataclasses.replace(settings.twin_settings, features=names),
+        )
+        for names in chosen
+    ]
+
+
+EXPERIMENT = command.Experiment(
+    name="ablation",
+    dataset="cifar10",
+    title="CIFAR-10",
+    num_train=50_000,
+    presets={"quick": command.QUICK, "paper": command.PAPER},
+    arms=arms,
+    body=report_ablation.body,
+    source=command.cifar("cifar10"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return command.main(EXPERIMENT, Options, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Every experiment in one command: the plan first, then one after another, shared stages trained once.
+
+Run it as `python -m experiments.all`. Killed or interrupted, the same command goes on where it stopped.
+"""
+
+import dataclasses
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import tmu_jax
+from experiments import ablation, cifar10, cifar100, command, forget_size, variants, vggface2
+from experiments.forecast import Forecast, forecast
+
+EXPERIMENTS: dict[str, tuple[command.Experiment, Any]] = {
+    module.EXPERIMENT.name: (module.EXPERIMENT, module.Options)
+    for module in (cifar10, ablation, variants, forget_size, cifar100, vggface2)
+}
+NAMES = tuple(EXPERIMENTS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Run every experiment of the paper, one after another, with shared stages trained once.
+
+    The plan comes first: cells, models to train, and the time estimated from a few measured steps. Killed or
+    interrupted, the same command goes on where it stopped.
+    """
+
+    preset: Literal["auto", "quick", "paper"] = "auto"
+    """quick: minutes on a CPU for each. paper: the paper's protocol. auto: each experiment chooses."""
+    only: tuple[Literal["cifar10", "ablation", "variants", "forget_size", "cifar100", "vggface2"], ...] = NAMES  # type: ignore[assignment]
+    """Experiments to run. Default: all."""
+    archs: tuple[Literal["auto", "small_resnet", "resnet18", "allcnn", "vit"], ...] = ("auto",)
+    """Architectures of experiments.cifar10 (Table 1 has three); the others take the first. auto: the preset's."""
+    seeds: tuple[int, ...] = (0,)
+    """One repetition for each seed, with independent draws for the split, the trainings and the unlearning."""
+    data_dir: pathlib.Path | None = None
+    """Folder with CIFAR-10 and CIFAR-100 (official files, archives, or TFDS). Default: the usual places."""
+    faces_dir: pathlib.Path | None = None
+    """Folder with VGGFace2: identity folders, or a prepared TFDS vgg_face2. Default: the usual places."""
+    download: bool = False
+    """Download the official CIFAR archives where they are not found. Nothing is downloaded otherwise."""
+    plan_only: bool = False
+    """Print the plan and stop. Default: False."""
+    output: pathlib.Path | None = None
+    """Folder for one folder of results each. Default: runs, as for the experiments by themselves."""
+    stages: pathlib.Path | None = None
+    """Folder for the checkpoints that they share. Default: OUTPUT/stages."""
+
+
+def series(options: Options) -> list[command.Prepared]:
+    """Every experiment, checked and not begun; errors as `command.prepare`."""
+    if not options.only or not options.archs or len(set(options.archs)) < len(options.archs):
+        raise ValueError(f"only={list(options.only)} and archs={list(options.archs)} must name at least one, each once")
+    output = options.output or pathlib.Path("runs")
+    found = []
+    for name in dict.fromkeys(options.only):
+        experiment, kind = EXPERIMENTS[name]
+        for arch in options.archs if name == "cifar10" else options.archs[:1]:
+            values: dict[str, Any] = {"preset": options.preset, "seeds": options.seeds, "arch": arch}
+            faces = name == "vggface2"
+            values["data_dir"] = options.faces_dir if faces else options.data_dir
+            if not faces:
+                values["download"] = options.download
+            chosen, _ = command.choose(experiment, kind(**values))
+            folder = f"{name}-{chosen.preset}" + ("" if arch == options.archs[0] else f"-{arch}")
+            values |= {"output": output / folder, "stages": options.stages or output / "stages"}
+            found.append(command.prepare(experiment, kind(**values)))
+    return found
+
+
+def print_plan(plan: Sequence[Forecast], console: Console) -> None:
+    """The plan as a table: cells, stages and time of every experiment."""
+    table = Table(title="Plan", title_justify="left")
+    headings = ("experiment", "cells to do", "stages found", "shared", "to train", "other stages", "estimated minutes")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left")
+    for row in plan:
+        figures = (row.cells, row.found, row.shared, row.trainings, row.others, f"{row.seconds / 60:.1f}")
+        table.add_row(row.name, *map(str, figures))
+    table.add_section()
+    total = [sum(getattr(row, field) for row in plan) for field in Forecast._fields[1:-1]]
+    table.add_row("all", *map(str, total), f"{sum(row.seconds for row in plan) / 60:.1f}")
+    console.print(table)
+    console.print(
+        "Shared: made by an experiment above. The time is that of the images to be trained on, attacked and evaluated, "
+        "at the measured rate; compilation (a minute or two for each network, once) is not in it.",
+        highlight=False,
+    )
+
+
+def arguments_of(prepared: command.Prepared) -> list[str]:
+    """The arguments of the experiment's own command that do the same."""
+    options = prepared.options
+    return ["--preset", options.preset, "--arch", options.arch, "--seeds", *map(str, options.seeds)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    console = Console()
+    options = tyro.cli(Options, args=None if arguments is None else list(arguments), prog="python -m experiments.all")
+    tmu_jax.use_compilation_cache()
+    start = time.perf_counter()
+    try:
+        runs = series(options)
+        plan = forecast(runs, lambda text: console.print(text, highlight=False))
+        print_plan(plan, console)
+        for prepared in [] if options.plan_only else runs:
+            console.rule(prepared.experiment.name)
+            command.execute(prepared, arguments_of(prepared), console)
+    except command.ERRORS as error:
+        return command.complain(error)
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command continues with the stage that was at work")
+        return 130
+    if not options.plan_only:
+        console.print(f"all done in {(time.perf_counter() - start) / 60:.1f} minutes", highlight=False)
+        for prepared in runs:
+            console.print(f"  {prepared.experiment.name}: {prepared.output / 'report.html'}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Figure 3: from one image to the whole class, how good are the labels, and how near is the result to gold?
+
+Run it as `python -m experiments.forget_size`. The paper claims that the twin method's advantage over bad teacher grows
+with the size. It does not name its class; ours is the first (`--classes` takes others, or several).
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from experiments import command, report_forget_size
+from experiments.plan import Settings, make_requests
+from tmu_jax.data import Dataset
+
+METHODS = ("original", "retrain", "bad_teacher", "twin")
+QUICK_SIZES = ("1", "20", "100", "all")
+PAPER_SIZES = ("1", "100", "500", "1000", "2000", "4000", "all")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(command.MethodOptions, command.RunOptions, command.DataOptions):
+    """Forget from one image to a whole class, and measure labels, gap and agreement of each size (Fig. 3).
+
+    A preset only sets the defaults of the other options. Started again with the same --output, a run continues where
+    it stopped; classes, seeds, methods and sizes may be added.
+    """
+
+    sizes: tuple[str, ...] | None = None
+    """Forgotten images of the class, numbers or "all". Default: 1 20 100 all in quick, 1 100 … 4000 all in paper."""
+    ratios: tuple[Literal["dataset", "class", "all"], ...] = ("dataset", "class", "all")
+    """Sizes of D_test to compare: Eq. 3 over the data set, over the class, all test images. The first is for every
+    method, the others for those that use D_test."""
+    classes: tuple[str, ...] | None = None
+    """Classes to forget images of, one request each. Default: the first."""
+    methods: tuple[str, ...] = METHODS
+    """Unlearning methods, by name."""
+
+
+def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
+    """An arm for each size and ratio; a ratio that a size does not admit is left out."""
+    sizes = [_size(text) for text in options.sizes]
+    if len(set(sizes)) < len(sizes) or not sizes or not options.ratios:
+        raise ValueError(f"sizes={list(options.sizes)} and ratios={list(options.ratios)} must name each once")
+    found = []
+    for size in sizes:
+        for ratio in options.ratios:
+            first = ratio == options.ratios[0]
+            # Without anything left of the class there is no twin problem, whose size a ratio would choose.
+            methods = options.methods if first else tuple(m for m in options.methods if m.startswith("twin"))
+            if not methods or (size == "all" and not first):
+                continue
+            arm = dataclasses.replace(
+                settings,
+                variant=f"{size}, {ratio}",
+                num_forget=size,
+                ratio="dataset" if size == "all" else ratio,
+                methods=methods,
+                share_curriculum=False,
+            )
+            try:
+                make_requests(arm, data)
+            except ValueError:
+                if first:
+                    raise
+                continue
+            found.append(arm)
+    return found
+
+
+def _size(text: str) -> Any:
+    if text == "all":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"sizes holds {text!r}; a size is a number of images from 1 on, or all")
+    return int(text)
+
+
+def describe(settings: Settings, options: Any) -> list[str]:
+    """Further differences from the paper's setting."""
+    found = []
+    if tuple(options.sizes) != PAPER_SIZES:
+        found.append(f"sizes {', '.join(options.sizes)} instead of {', '.join(PAPER_SIZES)}")
+    return found
+
+
+EXPERIMENT = command.Experiment(
+    name="forget_size",
+    dataset="cifar10",
+    title="CIFAR-10",
+    num_train=50_000,
+    presets={
+        name: {key: value for key, value in preset.items() if key not in ("requests", "num_forget")} | {"sizes": sizes}
+        for name, preset, sizes in (
+            ("quick", command.QUICK, QUICK_SIZES),
+            ("paper", command.PAPER, PAPER_SIZES),
+        )
+    },
+    num_classes=1,
+    arms=arms,
+    describe=describe,
+    body=report_forget_size.body,
+    source=command.cifar("cifar10"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return command.main(EXPERIMENT, Options, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
