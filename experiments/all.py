@@ -79,9 +79,9 @@ def series(options: Options) -> list[command.Prepared]:
 def print_plan(plan: Sequence[Forecast], console: Console) -> None:
     """The plan as a table: cells, stages and time of every experiment."""
     table = Table(title="Plan", title_justify="left")
-    headings = ("experiment", "cells to do", "stages found", "shared", "to train", "other stages", "estimated minutes")
+    headings = ("experiment", "cells", "found", "shared", "train", "other", "minutes")
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left")
+        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
     for row in plan:
         figures = (row.cells, row.found, row.shared, row.trainings, row.others, f"{row.seconds / 60:.1f}")
         table.add_row(row.name, *map(str, figures))
@@ -90,8 +90,9 @@ def print_plan(plan: Sequence[Forecast], console: Console) -> None:
     table.add_row("all", *map(str, total), f"{sum(row.seconds for row in plan) / 60:.1f}")
     console.print(table)
     console.print(
-        "Shared: made by an experiment above. The time is that of the images to be trained on, attacked and evaluated, "
-        "at the measured rate; compilation (a minute or two for each network, once) is not in it.",
+        "Cells: methods to evaluate. Stages found on disk, shared with an experiment above, models to train before any "
+        "unlearning, other stages. Minutes: the images to be trained on, attacked and evaluated, at the measured rate; "
+        "compilation (a minute or two for each network, once) is not in it.",
         highlight=False,
     )
 

@@ -33,8 +33,6 @@ class Options(command.MethodOptions, command.RequestOptions, command.RunOptions,
     """Epochs of the original and the gold models. Default: 10 in quick, 60 in paper."""
     augment: bool | None = None
     """Random flips and crops in every training. Default: True in quick, True in paper."""
-    num_train: int | None = None
-    """Training images, a seeded subset with equal class shares. Default: 4000 in quick, all in paper."""
     classes: tuple[str, ...] | None = None
     """Classes to forget images of, by number or by name. Default: the paper's ten (all of the synthetic set)."""
     num_forget: int | None = None
@@ -46,9 +44,9 @@ EXPERIMENT = command.Experiment(
     dataset="cifar100",
     title="CIFAR-100",
     num_train=50_000,
-    # 4,000 images are 40 a class of CIFAR-100, of which ten are forgotten.
+    # 2,000 images are 20 a class of CIFAR-100, of which ten are forgotten.
     presets={
-        "quick": command.QUICK | {"augment": True, "num_train": 4000, "num_forget": 10},
+        "quick": command.QUICK | {"augment": True, "num_forget": 10},
         "paper": command.PAPER | {"augment": True, "epochs": 60},
     },
     classes=CLASSES,

@@ -57,20 +57,18 @@ def forecast(series: Sequence[Prepared], say: Callable[[str], None] = lambda tex
         store = StageStore(prepared.stages)
         work = runner.remaining(prepared.arms, prepared.data, prepared.output, prepared.config(()))
         nodes: dict[str, Node] = {}
-        images = evaluations = 0.0
+        evaluations: dict[tuple[str, str], float] = {}
         module = tmu_jax.models.create(prepared.arms[0].arch, prepared.data.num_classes)
         for settings, request, todo in work:
             graph = Graph(settings, request, module)
             nodes |= {node.stage: node for node in graph.nodes(todo)}
-            evaluations += graph.evaluation_work(todo)
+            evaluations |= graph.evaluations(todo)
         there = {stage for stage, node in nodes.items() if store.has(node.kind, node.produced_by)}
         shared = {stage for stage in nodes if stage in planned} - there
         new = [node for stage, node in nodes.items() if stage not in there | shared]
         planned |= nodes.keys()
-        images = sum(node.work for node in new) + evaluations
-        seconds = 0.0
-        if work:
-            seconds = images / _rate(prepared, rates, say)
+        images = sum(node.work for node in new) + sum(evaluations.values())
+        seconds = images / _rate(prepared, rates, say) if work else 0.0
         trainings = sum(node.kind in TRAININGS for node in new)
         cells = sum(len(todo) for _, _, todo in work)
         found.append(

@@ -188,11 +188,19 @@ class Graph:
                 found.append(self.method(name))
         return list({node.stage: node for node in found}.values())
 
-    def evaluation_work(self, todo: Sequence[str]) -> float:
-        """Work of running the evaluated models, in images trained on."""
-        sets = (self.problem.test, self.problem.forget, self.problem.retain, self.problem.heldout)
-        models = {"original", "retrain", *todo} if self.settings.unlearn else {"original", "retrain", FLOORS}
-        return PASS_SHARE * len(models) * sum(map(len, sets))
+    def evaluations(self, todo: Sequence[str]) -> dict[tuple[str, str], float]:
+        """Work of running each evaluated model, in images trained on, by its stage and the sets it is run on."""
+        sets = [getattr(self.problem, name).indices for name in ("test", "forget", "retain", "heldout")]
+        models = {self.gold.stage}
+        for name in todo:
+            if name == FLOORS:
+                models |= {self.second_gold.stage, self.original.stage}
+            elif name == "original":
+                models.add(self.original.stage)
+            elif name != "retrain" and self.settings.unlearn:
+                models.add(self.method(name).stage)
+        where = stage_hash({str(i): indices for i, indices in enumerate(sets)})
+        return {(model, where): PASS_SHARE * sum(map(len, sets)) for model in models}
 
     def _of_part(self, part: str) -> dict[str, Any]:
         return {

@@ -172,7 +172,17 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, data, tmp_path, 
     assert features[0] == features[1]
     assert without_times(records) == without_times(expected)
     stages = sorted(path.name.split("-")[0] for path in (tmp_path / "stages").iterdir())
-    assert stages == ["curriculum", "features", "finetune", "gold", "gold", "original", "prediction", "twin", "twin_model"]
+    assert stages == [
+        "curriculum",
+        "features",
+        "finetune",
+        "gold",
+        "gold",
+        "original",
+        "prediction",
+        "twin",
+        "twin_model",
+    ]
 
 
 def test_a_finished_run_does_nothing_more(finished, data, monkeypatch):
