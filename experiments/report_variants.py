@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.report import Body, Picture, Section, load_results
 from experiments.report_pictures import BLUE, GREY, STYLE, VERMILION, save
-from experiments.report_results import FLOORS, MEAN, POOLED, Results, Scope, display_name
+from experiments.report_results import MEAN, POOLED, Results, Scope, display_name
 from experiments.report_tables import MISSING, Cell, Column, Table, finding, interval_note, text
 from experiments.statistics import Estimate
 
@@ -36,26 +36,37 @@ def body(output: pathlib.Path) -> Body:
         same_size = [r for r in groups if r.setting["num_forget"] == default.setting["num_forget"] and r is not default]
         scope: Scope = POOLED if default.has_pooled else MEAN
         arms = [_compare(results, default, scope) for results in same_size]
+        references = _references(default, scope)
         stem = "variants" if len(defaults) == 1 else f"variants-{default.setting['num_forget']}"
-        draw_forest(arms, default, output, stem)
+        draw_forest([*arms, *references], output, stem)
         picture = Picture(
             stem,
             "Differences of every variant to the default in agreement and forget gap",
-            "Each choice flipped alone, minus the default; paired. Bars are 95 % confidence intervals.",
+            "Each choice flipped alone, minus the default; below, the untouched original and the floors, minus the "
+            "default. Paired; bars are 95 % confidence intervals.",
         )
         title = f"Which open choices matter ({default.setting['num_forget']} images a class)"
-        sections.append(Section(title, [*_findings(arms), _table(arms, default, scope)], [picture]))
+        sections.append(Section(title, [*_findings(arms), _table(arms, references, default, scope)], [picture]))
     return Body(sections)
 
 
 def _compare(results: Results, default: Results, scope: Scope) -> Arm:
     method = next(m for m in results.methods if m.startswith("twin"))
-    keys = (*KEYS, "activation_distance", "predictor_accuracy")
-    differences = {key: results.difference(method, "twin", key, scope, other=default) for key in keys}
+    differences = {key: results.difference(method, "twin", key, scope, other=default) for key in KEYS}
     return Arm(str(results.setting["variant"]), results, method, differences)
 
 
-def _table(arms: Sequence[Arm], default: Results, scope: Scope) -> Table:
+def _references(default: Results, scope: Scope) -> list[Arm]:
+    """The untouched original and the floors, against the default as the variants are."""
+    found = []
+    for method in ("original", *default.floors):
+        name = "untouched original" if method == "original" else f"floor: {display_name(method)}"
+        differences = {key: default.difference(method, "twin", key, scope) for key in KEYS}
+        found.append(Arm(name, default, method, differences))
+    return found
+
+
+def _table(arms: Sequence[Arm], references: Sequence[Arm], default: Results, scope: Scope) -> Table:
     def readouts(results: Results, method: str) -> tuple[Cell, ...]:
         of = {key: results.estimate(scope, method, key) for key in ("test_accuracy", *KEYS, "activation_distance")}
         predictor = results.estimate(scope, method, "predictor_accuracy")
@@ -69,16 +80,12 @@ def _table(arms: Sequence[Arm], default: Results, scope: Scope) -> Table:
 
     nothing: Cell = (MISSING, MISSING)
     rows: list[tuple[Cell, ...]] = [(("default",), *readouts(default, "twin"), nothing, nothing)]
-    for arm in arms:
+    for arm in (*arms, *references):
         cells = [
             (text(arm.differences[key]), finding(arm.differences[key], lower) or MISSING)
             for key, (_, lower) in KEYS.items()
         ]
         rows.append(((arm.name,), *readouts(arm.results, arm.method), *cells))
-    references = ("original", *(floor for floor in FLOORS if floor in default.floors))
-    for name in references:
-        label = "untouched original" if name == "original" else f"floor: {display_name(name)}"
-        rows.append(((label,), *readouts(default, name), nothing, nothing))
     columns = (
         Column("variant"),
         Column("A_t"),
@@ -109,12 +116,11 @@ def _findings(arms: Sequence[Arm]) -> list[str]:
     return lines
 
 
-def draw_forest(arms: Sequence[Arm], default: Results, output: pathlib.Path, stem: str) -> list[pathlib.Path]:
-    """Draws each variant's difference to the default with its interval, a panel for agreement and one for the gap.
+def draw_forest(arms: Sequence[Arm], output: pathlib.Path, stem: str) -> list[pathlib.Path]:
+    """Draws each arm's difference to the default with its interval, a panel for agreement and one for the gap.
 
     Args:
       arms: a row each.
-      default: what they are compared with; its gold-gold floor is the band of noise about 0.
       output: the folder for the picture, SVG and PNG.
       stem: its name.
 
