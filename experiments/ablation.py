@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments import command, report_ablation
+from experiments.experiment import Experiment, cifar
+from experiments.options import PAPER, QUICK, DataOptions, RequestOptions, RunOptions
 from experiments.plan import Settings
 from tmu_jax.data import Dataset
 from tmu_jax.features import FEATURES
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(command.RequestOptions, command.RunOptions, command.DataOptions):
+class Options(RequestOptions, RunOptions, DataOptions):
     """Compare the features NF, AF and CF, each pair and all three, as predictors of the gold model (Table 4).
 
     A preset only sets the defaults of the other options. Started again with the same --output, a run continues where
@@ -41,15 +43,15 @@ def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
     ]
 
 
-EXPERIMENT = command.Experiment(
+EXPERIMENT = Experiment(
     name="ablation",
     dataset="cifar10",
     title="CIFAR-10",
     num_train=50_000,
-    presets={"quick": command.QUICK, "paper": command.PAPER},
+    presets={"quick": QUICK, "paper": PAPER},
     arms=arms,
     body=report_ablation.body,
-    source=command.cifar("cifar10"),
+    source=cifar("cifar10"),
 )
 
 

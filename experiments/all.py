@@ -16,9 +16,10 @@ from rich.table import Table
 
 import tmu_jax
 from experiments import ablation, cifar10, cifar100, command, forget_size, variants, vggface2
+from experiments.experiment import Experiment, choose
 from experiments.forecast import Forecast, forecast
 
-EXPERIMENTS: dict[str, tuple[command.Experiment, Any]] = {
+EXPERIMENTS: dict[str, tuple[Experiment, Any]] = {
     module.EXPERIMENT.name: (module.EXPERIMENT, module.Options)
     for module in (cifar10, ablation, variants, forget_size, cifar100, vggface2)
 }
@@ -69,7 +70,7 @@ def series(options: Options) -> list[command.Prepared]:
             values["data_dir"] = options.faces_dir if faces else options.data_dir
             if not faces:
                 values["download"] = options.download
-            chosen, _ = command.choose(experiment, kind(**values))
+            chosen, _ = choose(experiment, kind(**values))
             folder = f"{name}-{chosen.preset}" + ("" if arch == options.archs[0] else f"-{arch}")
             values |= {"output": output / folder, "stages": options.stages or output / "stages"}
             found.append(command.prepare(experiment, kind(**values)))

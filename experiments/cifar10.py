@@ -10,10 +10,12 @@ import sys
 from collections.abc import Sequence
 
 from experiments import command
+from experiments.experiment import Experiment, cifar
+from experiments.options import PAPER, QUICK, DataOptions, MethodOptions, RequestOptions, RunOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(command.MethodOptions, command.RequestOptions, command.RunOptions, command.DataOptions):
+class Options(MethodOptions, RequestOptions, RunOptions, DataOptions):
     """Forget images of CIFAR-10 classes and measure how well each method agrees with retraining (the paper's Table 1).
 
     A preset only sets the defaults of the other options. Started again with the same --output, a run continues where
@@ -21,13 +23,13 @@ class Options(command.MethodOptions, command.RequestOptions, command.RunOptions,
     """
 
 
-EXPERIMENT = command.Experiment(
+EXPERIMENT = Experiment(
     name="cifar10",
     dataset="cifar10",
     title="CIFAR-10",
     num_train=50_000,
-    presets={"quick": command.QUICK, "paper": command.PAPER},
-    source=command.cifar("cifar10"),
+    presets={"quick": QUICK, "paper": PAPER},
+    source=cifar("cifar10"),
 )
 
 

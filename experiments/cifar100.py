@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 from experiments import command
+from experiments.experiment import Experiment, cifar
+from experiments.options import PAPER, QUICK, DataOptions, MethodOptions, RequestOptions, RunOptions
 
 CLASSES = ("road", "turtle", "chimpanzee", "orchid", "rabbit", "forest", "possum", "fox", "house", "mushroom")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(command.MethodOptions, command.RequestOptions, command.RunOptions, command.DataOptions):
+class Options(MethodOptions, RequestOptions, RunOptions, DataOptions):
     """Forget images of ten CIFAR-100 classes and measure how well each method agrees with retraining (Table 2).
 
     A preset only sets the defaults of the other options. Started again with the same --output, a run continues where
@@ -39,18 +41,18 @@ class Options(command.MethodOptions, command.RequestOptions, command.RunOptions,
     """Forgotten images of each class. Default: 10 in quick, 100 in paper."""
 
 
-EXPERIMENT = command.Experiment(
+EXPERIMENT = Experiment(
     name="cifar100",
     dataset="cifar100",
     title="CIFAR-100",
     num_train=50_000,
     # 2,000 images are 20 a class of CIFAR-100, of which ten are forgotten.
     presets={
-        "quick": command.QUICK | {"augment": True, "num_forget": 10},
-        "paper": command.PAPER | {"augment": True, "epochs": 60},
+        "quick": QUICK | {"augment": True, "num_forget": 10},
+        "paper": PAPER | {"augment": True, "epochs": 60},
     },
     classes=CLASSES,
-    source=command.cifar("cifar100"),
+    source=cifar("cifar100"),
 )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from experiments import command, report_forget_size
+from experiments.experiment import Experiment, cifar
+from experiments.options import PAPER, QUICK, DataOptions, MethodOptions, RunOptions
 from experiments.plan import Settings, make_requests
 from tmu_jax.data import Dataset
 
@@ -19,7 +21,7 @@ PAPER_SIZES = ("1", "100", "500", "1000", "2000", "4000", "all")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(command.MethodOptions, command.RunOptions, command.DataOptions):
+class Options(MethodOptions, RunOptions, DataOptions):
     """Forget from one image to a whole class, and measure labels, gap and agreement of each size (Fig. 3).
 
     A preset only sets the defaults of the other options. Started again with the same --output, a run continues where
@@ -84,7 +86,7 @@ def describe(settings: Settings, options: Any) -> list[str]:
     return found
 
 
-EXPERIMENT = command.Experiment(
+EXPERIMENT = Experiment(
     name="forget_size",
     dataset="cifar10",
     title="CIFAR-10",
@@ -92,15 +94,15 @@ EXPERIMENT = command.Experiment(
     presets={
         name: {key: value for key, value in preset.items() if key not in ("requests", "num_forget")} | {"sizes": sizes}
         for name, preset, sizes in (
-            ("quick", command.QUICK, QUICK_SIZES),
-            ("paper", command.PAPER, PAPER_SIZES),
+            ("quick", QUICK, QUICK_SIZES),
+            ("paper", PAPER, PAPER_SIZES),
         )
     },
     num_classes=1,
     arms=arms,
     describe=describe,
     body=report_forget_size.body,
-    source=command.cifar("cifar10"),
+    source=cifar("cifar10"),
 )
 
 

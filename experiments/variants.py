@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import command, report_variants
+from experiments.experiment import Experiment, cifar
+from experiments.options import PAPER, QUICK, DataOptions, RequestOptions, RunOptions
 from experiments.plan import Settings
 from tmu_jax.data import Dataset
 
@@ -54,7 +56,7 @@ FLIPS: dict[str, Flip] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(command.RequestOptions, command.RunOptions, command.DataOptions):
+class Options(RequestOptions, RunOptions, DataOptions):
     """Flip each choice that the paper leaves open, alone, and measure what it does to `twin`.
 
     A preset only sets the defaults of the other options. Started again with the same --output, a run continues where
@@ -74,15 +76,15 @@ def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
     return found
 
 
-EXPERIMENT = command.Experiment(
+EXPERIMENT = Experiment(
     name="variants",
     dataset="cifar10",
     title="CIFAR-10",
     num_train=50_000,
-    presets={"quick": command.QUICK, "paper": command.PAPER},
+    presets={"quick": QUICK, "paper": PAPER},
     arms=arms,
     body=report_variants.body,
-    source=command.cifar("cifar10"),
+    source=cifar("cifar10"),
 )
 
 

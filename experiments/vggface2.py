@@ -13,6 +13,8 @@ from typing import Literal
 
 import tmu_jax
 from experiments import command
+from experiments.experiment import Experiment, Source
+from experiments.options import PAPER, QUICK, MethodOptions, RequestOptions, RunOptions
 from experiments.plan import Settings
 from tmu_jax.data import Dataset
 
@@ -38,7 +40,7 @@ class FaceOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(command.MethodOptions, command.RequestOptions, command.RunOptions, FaceOptions):
+class Options(MethodOptions, RequestOptions, RunOptions, FaceOptions):
     """Forget images of VGGFace2 identities and measure how well each method agrees with retraining.
 
     A preset only sets the defaults of the other options. Started again with the same --output, a run continues where
@@ -81,14 +83,14 @@ def describe(settings: Settings, options: Options) -> list[str]:
     return found
 
 
-EXPERIMENT = command.Experiment(
+EXPERIMENT = Experiment(
     name="vggface2",
     dataset="vgg_face2",
     title="VGGFace2",
     num_train=None,
-    presets={"quick": command.QUICK, "paper": command.PAPER | {"augment": True}},
+    presets={"quick": QUICK, "paper": PAPER | {"augment": True}},
     num_classes=NUM_FORGOTTEN,
-    source=command.Source(load, lambda options: tmu_jax.data.locate_faces(options.data_dir)),
+    source=Source(load, lambda options: tmu_jax.data.locate_faces(options.data_dir)),
     provide="--data-dir FOLDER, or --dataset synthetic",
     describe=describe,
 )

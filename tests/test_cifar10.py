@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tmu_jax
-from experiments import cifar10, command
+from experiments import cifar10, command, experiment
 from experiments.cifar10 import EXPERIMENT, Options
 
 
@@ -21,28 +21,28 @@ def no_cifar(monkeypatch, tmp_path):
     for variable in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command.jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(experiment.jax, "default_backend", lambda: "cpu")
     monkeypatch.setattr(tmu_jax, "use_compilation_cache", lambda: None)
 
 
 def test_auto_falls_to_the_embedded_set_and_says_why():
-    chosen, why = command.choose(EXPERIMENT, Options())
+    chosen, why = experiment.choose(EXPERIMENT, Options())
     assert (chosen.dataset, chosen.preset, chosen.arch) == ("synthetic", "quick", "small_resnet")
     assert any("CIFAR-10 was not found" in reason for reason in why)
     assert any("no accelerator" in reason for reason in why)
 
 
 def test_an_accelerator_with_cifar10_gets_the_paper_preset(monkeypatch):
-    monkeypatch.setattr(command.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(experiment.jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(tmu_jax.data, "locate", lambda name, folder: "somewhere")
-    chosen, why = command.choose(EXPERIMENT, Options())
+    chosen, why = experiment.choose(EXPERIMENT, Options())
     assert (chosen.dataset, chosen.preset, chosen.arch) == ("cifar10", "paper", "resnet18")
     assert (chosen.epochs, chosen.requests, chosen.num_forget, chosen.num_train) == (30, "each", 100, None)
     assert any("accelerator" in reason for reason in why)
 
 
 def test_a_preset_only_sets_defaults():
-    chosen, _ = command.choose(
+    chosen, _ = experiment.choose(
         EXPERIMENT, Options(preset="paper", dataset="synthetic", epochs=3, arch="vit", num_forget=7)
     )
     assert (chosen.epochs, chosen.arch, chosen.num_forget, chosen.requests) == (3, "vit", 7, "each")
@@ -85,8 +85,8 @@ def test_wrong_values_get_one_clear_line_before_any_work(arguments, words, capsy
 
 def test_shortfalls_name_every_difference_from_the_paper():
     data = tmu_jax.data.load("synthetic")
-    chosen, _ = command.choose(EXPERIMENT, Options(dataset="synthetic"))
-    text = "; ".join(command.shortfalls(EXPERIMENT, chosen, command.settings_of(EXPERIMENT, chosen, data)))
+    chosen, _ = experiment.choose(EXPERIMENT, Options(dataset="synthetic"))
+    text = "; ".join(experiment.shortfalls(EXPERIMENT, chosen, experiment.settings_of(EXPERIMENT, chosen, data)))
     for word in ("synthetic", "small_resnet", "training images", "epochs", "combined", "forgotten images"):
         assert word in text
 
@@ -96,8 +96,8 @@ def test_the_papers_setting_has_no_shortfalls():
     labels = np.arange(50_000) % 10
     images = rng.integers(0, 256, (50_000, 1, 1, 3)).astype(np.uint8)
     data = tmu_jax.data.from_arrays(images, labels, images[:100], labels[:100], name="cifar10")
-    chosen, _ = command.choose(EXPERIMENT, Options(dataset="synthetic", preset="paper"))
-    assert command.shortfalls(EXPERIMENT, chosen, command.settings_of(EXPERIMENT, chosen, data)) == []
+    chosen, _ = experiment.choose(EXPERIMENT, Options(dataset="synthetic", preset="paper"))
+    assert experiment.shortfalls(EXPERIMENT, chosen, experiment.settings_of(EXPERIMENT, chosen, data)) == []
 
 
 def test_records_hold_no_folder_of_this_machine():

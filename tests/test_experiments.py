@@ -10,7 +10,18 @@ from PIL import Image
 from rich.console import Console
 
 import tmu_jax
-from experiments import ablation, cifar10, cifar100, command, forget_size, report, runner, variants, vggface2
+from experiments import (
+    ablation,
+    cifar10,
+    cifar100,
+    command,
+    experiment,
+    forget_size,
+    report,
+    runner,
+    variants,
+    vggface2,
+)
 from experiments import all as series
 from experiments.forecast import forecast
 from experiments.graph import Graph
@@ -36,10 +47,10 @@ def run(arms, data, output, **options):
     return runner.run(arms, data, output, config, Console(file=io.StringIO()), **options)
 
 
-def finish(experiment, arms, data, output):
+def finish(kind, arms, data, output):
     """Runs the arms and writes the report; returns the records and the report's text."""
     records = run(arms, data, output)
-    body = experiment.body(output)
+    body = kind.body(output)
     text = report.write_report(output, body).read_text()
     report.print_table(output, Console(file=io.StringIO(), width=100), body)
     return records, text
@@ -101,23 +112,23 @@ def test_cifar100s_classes_are_the_papers_by_name():
     labels = np.arange(200) % 100
     images = rng.integers(0, 256, (200, 1, 1, 3)).astype(np.uint8)
     data = tmu_jax.data.from_arrays(images, labels, images, labels, class_names=names, name="cifar100")
-    options, _ = command.choose(cifar100.EXPERIMENT, cifar100.Options(dataset="cifar100", preset="paper"))
-    plain = command.settings_of(cifar100.EXPERIMENT, options, data)
+    options, _ = experiment.choose(cifar100.EXPERIMENT, cifar100.Options(dataset="cifar100", preset="paper"))
+    plain = experiment.settings_of(cifar100.EXPERIMENT, options, data)
     assert [names[c] for c in plain.classes] == list(cifar100.CLASSES)
     assert (plain.recipe.epochs, plain.recipe.augment, plain.num_forget) == (60, True, 100)
-    with_name = command.settings_of(cifar100.EXPERIMENT, dataclasses.replace(options, classes=("fox", "0")), data)
+    with_name = experiment.settings_of(cifar100.EXPERIMENT, dataclasses.replace(options, classes=("fox", "0")), data)
     assert with_name.classes == (0, names.index("fox"))
-    short = command.shortfalls(cifar100.EXPERIMENT, options, plain)
+    short = experiment.shortfalls(cifar100.EXPERIMENT, options, plain)
     assert short == ["200 training images instead of 50,000"]
 
 
 @pytest.mark.parametrize("module", [cifar10, cifar100, ablation, variants, forget_size, vggface2])
 def test_the_papers_preset_differs_in_the_data_alone(module, monkeypatch):
     """On the embedded set, `--preset paper` is short of the paper's setting in the images, and says no more."""
-    monkeypatch.setattr(command.jax, "default_backend", lambda: "cpu")
-    options, _ = command.choose(module.EXPERIMENT, module.Options(dataset="synthetic", preset="paper"))
-    plain = command.settings_of(module.EXPERIMENT, options, tmu_jax.data.load("synthetic"))
-    for phrase in command.shortfalls(module.EXPERIMENT, options, plain):
+    monkeypatch.setattr(experiment.jax, "default_backend", lambda: "cpu")
+    options, _ = experiment.choose(module.EXPERIMENT, module.Options(dataset="synthetic", preset="paper"))
+    plain = experiment.settings_of(module.EXPERIMENT, options, tmu_jax.data.load("synthetic"))
+    for phrase in experiment.shortfalls(module.EXPERIMENT, options, plain):
         assert "images instead" in phrase
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import tmu_jax
 from tests.tiny import TinyNet, tiny_data
-from tmu_jax import twin
+from tmu_jax import twin, twin_settings
 from tmu_jax.training import Recipe
 from tmu_jax.twin import ProblemFeatures, TwinSettings
 
@@ -154,7 +154,7 @@ def test_twin_model_is_fine_tuned_on_d_and_d_test_with_true_labels(data, origina
     np.testing.assert_array_equal(call["targets"][rows], np.eye(4)[problem.pool.labels[rows]])
     np.testing.assert_array_equal(call["weights"][rows], 1)
     assert call["options"]["max_epochs"] == 10
-    assert call["recipe"] == twin.TWIN_RECIPE
+    assert call["recipe"] == twin_settings.TWIN_RECIPE
 
 
 def test_twin_replay_draws_a_share_of_d_and_all_of_d_test(problem, original, monkeypatch):
@@ -375,8 +375,8 @@ def test_each_feature_is_measured_by_the_model_of_its_problem(problem, mixed, or
 
 def test_every_setting_belongs_to_one_part():
     fields = [field.name for field in dataclasses.fields(TwinSettings)]
-    assert sorted(name for names in twin.PARTS.values() for name in names) == sorted(fields)
-    parts = {name: TwinSettings().part(name) for name in twin.PARTS}
+    assert sorted(name for names in twin_settings.PARTS.values() for name in names) == sorted(fields)
+    parts = {name: TwinSettings().part(name) for name in twin_settings.PARTS}
     assert parts["features"]["bank"] == "class"
     assert "bank" not in parts["predictor"]
 

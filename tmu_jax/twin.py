@@ -11,7 +11,7 @@ References:
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,97 +22,7 @@ from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.features import FEATURES, adversarial, curriculum_loss, nearest_distance
 from tmu_jax.timing import Stopwatch
 from tmu_jax.training import Progress, Recipe, Stream, TrainedModel, fit, one_hot, predict, train
-
-TWIN_RECIPE = Recipe(epochs=5, batch_size=128, learning_rate=0.01, schedule="cosine")
-FIRST_EPOCH_RECIPE = Recipe(epochs=1, batch_size=128, learning_rate=0.02, schedule="constant")
-
-PARTS: dict[str, tuple[str, ...]] = {
-    "twin_model": ("twin_recipe", "max_twin_epochs", "enough_accuracy", "twin_replay"),
-    "curriculum": ("curriculum", "curriculum_epochs", "curriculum_share"),
-    "features": ("num_neighbors", "bank", "normalize_embeddings", "attack_steps", "eps_candidates", "attack_order"),
-    "predictor": ("features", "scaling", "min_scaling", "threshold", "predictor_batch_size"),
-}
-"""Which settings each part of the twin problem depends on; a part depends on the ones before it as well."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TwinSettings:
-    """What the paper leaves open or states once, with its values.
-
-    Attributes:
-      twin_recipe: fine-tuning of the twin model; `epochs` is the least number, and augmentation is the original's.
-      max_twin_epochs: go on to so many epochs while the twin model's accuracy on D_test is below `enough_accuracy`.
-      enough_accuracy: percent.
-      twin_replay: share of D that the twin model is fine-tuned on beside D_test, in (0, 1].
-      curriculum: where CF comes from: "fresh" (G_c, a fresh model trained briefly) or "first_epoch" (each problem's own
-        model after one epoch of fine-tuning on its retain set, as the paper's introduction has it).
-      curriculum_epochs: epochs of the curriculum model.
-      curriculum_share: share of D (without any forget or held-out image) that it is trained on, in (0, 1].
-      num_neighbors: nearest neighbours averaged by NF.
-      bank: "class" (neighbours are of the sample's class) or "all" (of any class of the retain set).
-      normalize_embeddings: whether NF divides each embedding by its L2 norm.
-      attack_steps: steps of PGD.
-      eps_candidates: L-infinity radii tried on the twin problem, in pixel units 0..1.
-      attack_order: "clean_target" or "adversarial_target", the order of AF's cross-entropy.
-      features: which of "NF", "AF", "CF" the predictor sees.
-      scaling: "per_problem", "twin" (statistics of the twin problem for both), or None: per problem from
-        `min_scaling` samples of a class on, the twin problem's below.
-      min_scaling: see `scaling`.
-      threshold: "half" (easy when p ≥ 0.5) or "count" (as many hard as M_o gets wrong of D_test, class by class).
-      predictor_batch_size: samples a step of the predictor's training.
-    """
-
-    twin_recipe: Recipe = TWIN_RECIPE
-    max_twin_epochs: int = 10
-    enough_accuracy: float = 95.0
-    twin_replay: float = 1.0
-    curriculum: Literal["fresh", "first_epoch"] = "fresh"
-    curriculum_epochs: int = 2
-    curriculum_share: float = 0.2
-    num_neighbors: int = 5
-    bank: Literal["class", "all"] = "class"
-    normalize_embeddings: bool = True
-    attack_steps: int = 5
-    eps_candidates: tuple[float, ...] = (0.25 / 255, 0.5 / 255, 1 / 255, 2 / 255, 4 / 255)
-    attack_order: Literal["clean_target", "adversarial_target"] = "clean_target"
-    features: tuple[str, ...] = FEATURES
-    scaling: str | None = None
-    min_scaling: int = 20
-    threshold: str = "half"
-    predictor_batch_size: int = 16
-
-    def __post_init__(self) -> None:
-        for name in ("max_twin_epochs", "curriculum_epochs", "num_neighbors", "attack_steps", "predictor_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if not (self.enough_accuracy == 0 or 1 < self.enough_accuracy <= 100):
-            raise ValueError(f"enough_accuracy={self.enough_accuracy} must be a percentage, such as 95.0")
-        for name in ("twin_replay", "curriculum_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be a share above 0 and at most 1")
-        if not self.features or set(self.features) - set(FEATURES) or len(set(self.features)) < len(self.features):
-            raise ValueError(f"features={self.features} must be one or more of {FEATURES}, each once")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r}; choose one of {', '.join(map(repr, choices))}")
-        if not self.eps_candidates or not all(0 < eps <= 1 for eps in self.eps_candidates):
-            raise ValueError(
-                f"eps_candidates={self.eps_candidates} must be radii above 0 and at most 1, in pixel units"
-            )
-
-    def part(self, name: str) -> dict[str, Any]:
-        """The settings that one part of the twin problem depends on, see `PARTS`."""
-        return {field: value for field, value in dataclasses.asdict(self).items() if field in PARTS[name]}
-
-
-_CHOICES: dict[str, tuple[str | None, ...]] = {
-    "curriculum": ("fresh", "first_epoch"),
-    "bank": ("class", "all"),
-    "attack_order": ("clean_target", "adversarial_target"),
-    "scaling": ("per_problem", "twin", None),
-    "threshold": ("half", "count"),
-}
-DEFAULT_SETTINGS = TwinSettings()
+from tmu_jax.twin_settings import DEFAULT_SETTINGS, FIRST_EPOCH_RECIPE, TwinSettings
 
 
 class ProblemFeatures(NamedTuple):
@@ -205,32 +115,44 @@ def train_twin(
     heldout = _outside(problem.heldout, problem.whole_classes)
     if not len(heldout):
         raise ValueError(f"problem forgets whole classes {problem.whole_classes} only; they have no twin problem")
+    replayed = problem.train.indices
+    if settings.twin_replay < 1:
+        replayed = _draw(replayed, settings.twin_replay, draw_key)
+
+    def knows_heldout(variables: dict) -> bool:
+        logits, _ = predict(dataclasses.replace(original, variables=variables), heldout)
+        return bool(100 * np.mean(logits.argmax(-1) == heldout.labels) >= settings.enough_accuracy)
+
+    return _fine_tuned(
+        original,
+        Split(problem.pool, np.concatenate([replayed, heldout.indices])),
+        recipe,
+        fit_key,
+        progress=progress,
+        max_epochs=max(settings.max_twin_epochs, recipe.epochs),
+        is_enough=knows_heldout,
+    )
+
+
+def _fine_tuned(model: TrainedModel, split: Split, recipe: Recipe, key: jax.Array, **options: Any) -> TrainedModel:
+    """A model trained further on a split with its true labels; `options` are those of `fit`."""
+    pool = split.pool
     with Stopwatch() as watch:
-        replayed = problem.train.indices
-        if settings.twin_replay < 1:
-            replayed = _draw(replayed, settings.twin_replay, draw_key)
-
-        def knows_heldout(variables: dict) -> bool:
-            logits, _ = predict(dataclasses.replace(original, variables=variables), heldout)
-            return bool(100 * np.mean(logits.argmax(-1) == heldout.labels) >= settings.enough_accuracy)
-
         variables, losses = fit(
-            original.module,
-            original.variables,
-            original.normalization,
-            problem.pool,
-            Stream((np.concatenate([replayed, heldout.indices]),)),
-            one_hot(problem.pool.labels, problem.num_classes),
-            np.ones(len(problem.pool.labels), np.float32),
+            model.module,
+            model.variables,
+            model.normalization,
+            pool,
+            Stream((split.indices,)),
+            one_hot(pool.labels, pool.num_classes),
+            np.ones(len(pool.labels), np.float32),
             recipe,
-            fit_key,
-            progress=progress,
-            max_epochs=max(settings.max_twin_epochs, recipe.epochs),
-            is_enough=knows_heldout,
+            key,
+            **options,
         )
         jax.block_until_ready(variables)
     return dataclasses.replace(
-        original,
+        model,
         variables=variables,
         recipe=recipe,
         seconds=watch.seconds,
@@ -310,29 +232,7 @@ def train_first_epoch(
       The fine-tuned model.
     """
     recipe = dataclasses.replace(FIRST_EPOCH_RECIPE, augment=model.recipe.augment)
-    pool = retain.pool
-    with Stopwatch() as watch:
-        variables, losses = fit(
-            model.module,
-            model.variables,
-            model.normalization,
-            pool,
-            Stream((retain.indices,)),
-            one_hot(pool.labels, pool.num_classes),
-            np.ones(len(pool.labels), np.float32),
-            recipe,
-            key,
-            progress=progress,
-        )
-        jax.block_until_ready(variables)
-    return dataclasses.replace(
-        model,
-        variables=variables,
-        recipe=recipe,
-        seconds=watch.seconds,
-        compile_seconds=watch.compile_seconds,
-        losses=tuple(losses),
-    )
+    return _fine_tuned(model, retain, recipe, key, progress=progress)
 
 
 def measure_features(

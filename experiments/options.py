@@ -1,0 +1,121 @@
+"""What the command lines of the experiments share: options, and the values of the presets."""
+
+import dataclasses
+import pathlib
+from typing import Any, Literal
+
+DEFAULT_METHODS = (
+    "original",
+    "retrain",
+    "finetune",
+    "negative_gradient",
+    "random_labeling",
+    "bad_teacher",
+    "twin",
+    "twin_negative_gradient",
+)
+
+QUICK: dict[str, Any] = {
+    "arch": "small_resnet",
+    "epochs": 10,
+    "batch_size": 64,
+    "learning_rate": 0.05,
+    "schedule": "cosine",
+    "augment": False,
+    "num_train": 2000,
+    "requests": "combined",
+    "num_forget": 20,
+    "curriculum_share": 1.0,
+}
+PAPER: dict[str, Any] = {
+    "arch": "resnet18",
+    "epochs": 30,
+    "batch_size": 128,
+    "learning_rate": 0.01,
+    "schedule": "step",
+    "augment": False,
+    "num_train": None,
+    "requests": "each",
+    "num_forget": 100,
+    "curriculum_share": 0.2,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Where the images of an experiment on CIFAR-10 come from."""
+
+    dataset: Literal["auto", "cifar10", "synthetic"] = "auto"
+    """Images: auto takes CIFAR-10 where it is found on this machine, else the embedded synthetic set."""
+    data_dir: pathlib.Path | None = None
+    """Folder with the official CIFAR-10 files, their archive, or a prepared TFDS folder. Default: the usual places."""
+    download: bool = False
+    """Download the official CIFAR-10 archive (170 MB) when it is not found. Nothing is downloaded otherwise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """What every experiment takes."""
+
+    preset: Literal["auto", "quick", "paper"] = "auto"
+    """quick: minutes on a CPU. paper: the paper's protocol. auto: paper if an accelerator and the data are here."""
+    arch: Literal["auto", "small_resnet", "resnet18", "allcnn", "vit"] = "auto"
+    """Architecture. auto: small_resnet in quick, resnet18 in paper."""
+    epochs: int | None = None
+    """Epochs of the original and the gold models. Default: 10 in quick, 30 in paper."""
+    batch_size: int | None = None
+    """Batch size of the original and the gold models. Default: 64 in quick, 128 in paper."""
+    learning_rate: float | None = None
+    """Learning rate of the original and the gold models at the start. Default: 0.05 in quick, 0.01 in paper."""
+    schedule: Literal["step", "cosine"] | None = None
+    """Learning rate: two drops (at 1/2 and 5/6) or a cosine. Default: cosine in quick, step in paper."""
+    augment: bool | None = None
+    """Random flips and crops in every training. Default: False in quick, False in paper."""
+    num_train: int | None = None
+    """Training images, a seeded subset with equal class shares. Default: 2000 in quick, all in paper."""
+    classes: tuple[str, ...] | None = None
+    """Classes to forget images of, by number or by name. Default: all."""
+    seeds: tuple[int, ...] = (0,)
+    """One repetition for each seed, with independent draws for the split, the trainings and the unlearning."""
+    split_seed: int | None = None
+    """Holds the split (forgotten and held-out images) still over the repetitions. Default: each seed draws its own."""
+    training_seed: int | None = None
+    """Holds the trainings of the original and the gold models still. Default: each seed draws its own."""
+    unlearning_seed: int | None = None
+    """Holds twin and curriculum models, predictor and methods still. Default: each seed draws its own."""
+    heldout_source: Literal["test", "train"] = "test"
+    """Where D_test comes from: the classes' test images, or images kept out of training from the start."""
+    threshold: Literal["half", "count"] = "half"
+    """Easy when p >= 0.5, or as many hard as the original model gets wrong of D_test."""
+    curriculum_share: float | None = None
+    """Share of D that the curriculum model is trained on. Default: 1.0 in quick, 0.2 in paper."""
+    twin_replay: float = 1.0
+    """Share of D that the twin model is fine-tuned on beside D_test."""
+    output: pathlib.Path | None = None
+    """Folder for records and report. Default: runs/EXPERIMENT-PRESET."""
+    stages: pathlib.Path | None = None
+    """Folder for checkpoints, which experiments may share. Default: runs/stages, or OUTPUT/stages with --output."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestOptions:
+    """How much is forgotten at once."""
+
+    requests: Literal["each", "combined"] | None = None
+    """One request for each class, or one combined over all of them. Default: combined in quick, each in paper."""
+    num_forget: int | None = None
+    """Forgotten images of each class. Default: 20 in quick, 100 in paper."""
+    ratio: Literal["dataset", "class", "all"] = "dataset"
+    """Size of D_test: Eq. 3 over the data set, over the class, or all test images of the class. Default: dataset."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodOptions:
+    """What is compared."""
+
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    """Unlearning methods, by name."""
+
+
+SPARE: dict[str, Any] = {"heldout_source": "test", "ratio": "dataset", "threshold": "half", "twin_replay": 1.0}
+"""Options that the presets leave alone, with the paper's values."""
