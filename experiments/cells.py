@@ -5,10 +5,9 @@ import inspect
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 import tmu_jax
 from experiments import environment
+from experiments.entries import Entries
 from experiments.graph import TWIN_METHODS, Graph, Node
 from experiments.plan import FLOORS, Request, Settings
 from experiments.progress import Display
@@ -22,7 +21,7 @@ from experiments.stages import (
     prediction_to_stage,
     to_stage,
 )
-from tmu_jax import evaluation, metrics, twin
+from tmu_jax import evaluation, twin
 from tmu_jax.checkpoint import Stage, StageStore
 from tmu_jax.data import Dataset, Split
 from tmu_jax.timing import Stopwatch
@@ -74,6 +73,7 @@ class Cells:
         self._module = tmu_jax.models.create(settings.arch, data.num_classes)
         self._graph = Graph(settings, request, self._module)
         self._cache = {} if cache is None else cache
+        self._entries = Entries(settings, data, request)
 
     def run(self, todo: Sequence[str]) -> Iterator[Found]:
         """Yields what one method after another adds, floors last."""
@@ -90,10 +90,34 @@ class Cells:
                 yield self._predicted(name, original, gold_outputs)
             else:
                 model = self._unlearned(name, original, gold)
-                outputs = gold_outputs if name == "retrain" else self._evaluated(name, model)
-                features = [] if model.prediction is None else self._features(model.prediction, gold_outputs)
-                records = self._method_records(name, model, outputs, gold_outputs, gold)
-                yield Found(records, features, [self._samples(name, outputs, gold_outputs, model.prediction)])
+                outputs = self._evaluated(name, {"original": original, "retrain": gold}.get(name, model))
+                records = self._entries.of_method(name, model, outputs, gold_outputs, gold)
+                samples = self._entries.samples(name, outputs, gold_outputs, model.prediction)
+                features = []
+                if model.prediction is not None:
+                    features = self._entries.features(model.prediction, gold_outputs)
+                yield Found(records, features, [samples])
+
+    def _predicted(self, name: str, original: StagedModel, gold_outputs: evaluation.Outputs) -> Found:
+        prediction, entries = self._prediction(original), self._entries
+        # Arms that choose among the features have the same ones: one set is enough for the picture.
+        all_features = self._settings.twin_settings.features == twin.FEATURES
+        return Found(
+            entries.of_prediction(name, prediction, gold_outputs),
+            entries.features(prediction, gold_outputs) if all_features else [],
+            [entries.samples(name, None, gold_outputs, prediction)],
+        )
+
+    def _floors(self, original: StagedModel, gold_outputs: evaluation.Outputs) -> Found:
+        second = self._trained(self._graph.second_gold, self._request.problem.retain)
+        second_outputs = self._evaluated("second gold", second)
+        original_outputs = self._evaluated("original", original)
+        samples = [
+            self._entries.samples("floor_gold_gold", second_outputs, gold_outputs, None),
+            # The floors are compared with gold, and so need its answers even where "retrain" is no method of the run.
+            self._entries.samples("retrain", gold_outputs, gold_outputs, None),
+        ]
+        return Found(self._entries.of_floors(gold_outputs, original_outputs, second_outputs), [], samples)
 
     # ---- stages
 
@@ -221,194 +245,3 @@ class Cells:
                 del self._cache[next(iter(self._cache))]
             self._cache[cell] = evaluation.outputs(model, problem)
         return self._cache[cell]
-
-    # ---- records
-
-    def _base(self, target: int | str, method: str) -> Record:
-        settings, problem = self._settings, self._request.problem
-        return {
-            "experiment": settings.experiment,
-            "dataset": settings.dataset,
-            "preset": settings.preset,
-            "arch": settings.arch,
-            "num_train": settings.num_train,
-            "epochs": settings.recipe.epochs,
-            "augment": settings.recipe.augment,
-            "requests": settings.requests,
-            "target_class": target,
-            "class_name": "all" if isinstance(target, str) else self._data.class_names[target],
-            "request": self._request.name,
-            "variant": settings.variant,
-            "num_forget": settings.num_forget,
-            "num_heldout": int((problem.heldout.labels == target).sum())
-            if isinstance(target, int)
-            else len(problem.heldout),
-            "heldout_source": settings.heldout_source,
-            "ratio": settings.ratio,
-            "seed": self._request.seed,
-            **{f"{purpose}_seed": seed for purpose, seed in self._request.seeds._asdict().items()},
-            "method": method,
-        }
-
-    def _targets(self) -> list[tuple[int | str, int | None]]:
-        """Each row's `target_class` and the class to restrict to; a combined request has a pooled row as well."""
-        targets: list[tuple[int | str, int | None]] = [(c, c) for c in self._request.problem.target_classes]
-        return targets + ([("all", None)] if self._settings.requests == "combined" else [])
-
-    def _method_records(
-        self,
-        name: str,
-        model: UnlearnedModel,
-        outputs: evaluation.Outputs,
-        gold_outputs: evaluation.Outputs,
-        gold: TrainedModel,
-    ) -> list[Record]:
-        problem = self._request.problem
-        cost = {
-            "seconds": model.seconds,
-            "compile_seconds": model.compile_seconds,
-            "retraining_share": model.seconds / gold.seconds,
-            "seconds_by_part": model.seconds_by_part,
-        }
-        records = []
-        for target, only_class in self._targets():
-            readouts, outside = evaluation.compare(problem, outputs, gold_outputs, only_class)
-            record = {
-                **self._base(target, name),
-                **dataclasses.asdict(readouts),
-                "test_accuracy_outside_heldout": outside,
-                "predictor_accuracy": None,
-                "predictor_auc": None,
-            }
-            if model.prediction is not None:
-                record |= self._quality(model.prediction, gold_outputs, only_class)
-            records.append({**record, **cost, "notes": list(model.notes)})
-        return records
-
-    def _quality(
-        self, prediction: twin.TwinPrediction, gold_outputs: evaluation.Outputs, only_class: int | None
-    ) -> Record:
-        quality = evaluation.prediction_quality(self._request.problem, prediction, gold_outputs, only_class)
-        return {**_quality_fields(*quality), "eps": prediction.eps}
-
-    def _predicted(self, name: str, original: StagedModel, gold_outputs: evaluation.Outputs) -> Found:
-        """The predicted labels alone, where nothing is to be unlearned."""
-        prediction = self._prediction(original)
-        costs = {"seconds_by_part": prediction.seconds_by_part, "seconds": sum(prediction.seconds_by_part.values())}
-        costs["compile_seconds"] = prediction.compile_seconds
-        records = [
-            {
-                **self._base(target, name),
-                **_NO_READOUTS,
-                "forget_accuracy": None,
-                "forget_gap": None,
-                "agreement": None,
-                **self._quality(prediction, gold_outputs, only_class),
-                **costs,
-                "notes": list(prediction.notes),
-            }
-            for target, only_class in self._targets()
-        ]
-        samples = [self._samples(name, None, gold_outputs, prediction)]
-        # Arms that choose among the features have the same ones: one set is enough for the picture.
-        all_features = self._settings.twin_settings.features == twin.FEATURES
-        return Found(records, self._features(prediction, gold_outputs) if all_features else [], samples)
-
-    def _floors(self, original: StagedModel, gold_outputs: evaluation.Outputs) -> Found:
-        problem = self._request.problem
-        second = self._trained(self._graph.second_gold, problem.retain)
-        second_outputs = self._evaluated("second gold", second)
-        original_outputs = self._evaluated("original", original)
-        records = []
-        for target, only_class in self._targets():
-            found = evaluation.floors(problem, gold_outputs, original_outputs, second_outputs, only_class)
-            for name, floor in found.items():
-                record = {**self._base(target, name), **_NO_READOUTS, **floor._asdict(), "notes": []}
-                if name == "floor_gold_gold":
-                    readouts, _ = evaluation.compare(problem, second_outputs, gold_outputs, only_class)
-                    record |= dataclasses.asdict(readouts)
-                records.append(record)
-        samples = [
-            self._samples("floor_gold_gold", second_outputs, gold_outputs, None),
-            # The floors are compared with gold, and so need its answers even where "retrain" is no method of the run.
-            self._samples("retrain", gold_outputs, gold_outputs, None),
-        ]
-        return Found(records, [], samples)
-
-    def _cell(self) -> Record:
-        """What tells the entries of one request from those of others."""
-        return {
-            "variant": self._settings.variant,
-            "num_forget": self._settings.num_forget,
-            "ratio": self._settings.ratio,
-            "request": self._request.name,
-            "seed": self._request.seed,
-        }
-
-    def _samples(
-        self,
-        method: str,
-        outputs: evaluation.Outputs | None,
-        gold_outputs: evaluation.Outputs,
-        prediction: twin.TwinPrediction | None,
-    ) -> Record:
-        """The answers on each forgotten image: bits for right and wrong, and the distance of the outputs to gold's."""
-        labels = self._request.problem.forget.labels
-        entry = {**self._cell(), "method": method, "labels": labels.tolist()}
-        if outputs is not None:
-            entry["correct"] = _bits(metrics.correct(outputs.forget, labels))
-            distances = metrics.activation_distances(outputs.forget, gold_outputs.forget)
-            entry["distance"] = np.round(distances.astype(float), 4).tolist()
-        if prediction is not None:
-            entry["probability"] = np.round(prediction.probability.astype(float), 4).tolist()
-            entry["easy"] = _bits(prediction.easy)
-        return entry
-
-    def _features(self, prediction: twin.TwinPrediction, gold_outputs: evaluation.Outputs) -> list[Record]:
-        """Scaled features with the true labels: the original's correctness on D_test, gold's on D_f."""
-        problem = self._request.problem
-        gold_correct = gold_outputs.forget.argmax(-1) == problem.forget.labels
-        whole = np.isin(problem.forget.labels, problem.whole_classes)
-        heldout_labels = problem.heldout.labels[~np.isin(problem.heldout.labels, problem.whole_classes)]
-        sides = {
-            "twin": (prediction.twin_features, prediction.heldout_easy, heldout_labels),
-            "original": (prediction.original_features, gold_correct[~whole], problem.forget.labels[~whole]),
-        }
-        entries = []
-        for side, (features, easy, labels) in sides.items():
-            for c in np.unique(labels):
-                chosen = labels == c
-                columns = {
-                    column: np.round(features[chosen, i].astype(float), 5).tolist()
-                    for i, column in enumerate(twin.FEATURES)
-                }
-                entry = {**self._cell(), "target_class": int(c), "problem": side}
-                entries.append({**entry, **columns, "easy": easy[chosen].tolist()})
-        return entries
-
-
-def _bits(values: np.ndarray) -> str:
-    return "".join("1" if value else "0" for value in values)
-
-
-_NO_READOUTS: Record = dict.fromkeys(
-    ("test_accuracy", "retain_accuracy", "activation_distance", "kl", "js", "predictor_accuracy", "predictor_auc",
-     "seconds", "compile_seconds", "retraining_share")
-)  # fmt: skip
-
-
-def _quality_fields(on_forget: Any, on_heldout: Any) -> Record:
-    fields = {
-        "predictor_accuracy": on_forget.accuracy,
-        "predictor_auc": on_forget.auc,
-        "predictor_brier": on_forget.brier,
-        "predicted_hard_share": on_forget.predicted_hard / 100,
-        "hard_share": on_forget.hard / 100,
-    }
-    if on_heldout is not None:
-        fields |= {
-            "heldout_predictor_accuracy": on_heldout.accuracy,
-            "heldout_predictor_auc": on_heldout.auc,
-            "heldout_predictor_brier": on_heldout.brier,
-        }
-    return fields
