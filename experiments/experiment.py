@@ -172,6 +172,7 @@ def settings_of(experiment: Experiment, options: Any, data: Dataset) -> Settings
             curriculum_share=options.curriculum_share,
             twin_replay=options.twin_replay,
         ),
+        unlearning_rate_factor=options.unlearning_rate_factor,
         split_seed=options.split_seed,
         training_seed=options.training_seed,
         unlearning_seed=options.unlearning_seed,
@@ -221,6 +222,7 @@ def shortfalls(experiment: Experiment, options: Any, settings: Settings) -> list
             ("ratio", settings.ratio, SPARE["ratio"]),
             ("threshold", twin_settings.threshold, SPARE["threshold"]),
             ("curriculum_share", twin_settings.curriculum_share, paper["curriculum_share"]),
+            ("unlearning_rate_factor", settings.unlearning_rate_factor, paper["unlearning_rate_factor"]),
             ("twin_replay", twin_settings.twin_replay, SPARE["twin_replay"]),
         )
     ]

@@ -167,8 +167,11 @@ class Graph:
         recipe = takes["recipe"].default if "recipe" in takes else None
         if not isinstance(recipe, Recipe):
             return None
-        schedule = self.settings.unlearning_schedule
-        return recipe if schedule is None else dataclasses.replace(recipe, schedule=schedule)
+        return dataclasses.replace(
+            recipe,
+            learning_rate=self.settings.unlearning_rate_factor * recipe.learning_rate,
+            schedule=self.settings.unlearning_schedule or recipe.schedule,
+        )
 
     def nodes(self, todo: Sequence[str]) -> list[Node]:
         """Every stage that the methods of a request need, parents first, each once.

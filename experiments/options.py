@@ -26,6 +26,7 @@ QUICK: dict[str, Any] = {
     "requests": "combined",
     "num_forget": 20,
     "curriculum_share": 1.0,
+    "unlearning_rate_factor": 2.0,
 }
 PAPER: dict[str, Any] = {
     "arch": "resnet18",
@@ -38,6 +39,7 @@ PAPER: dict[str, Any] = {
     "requests": "each",
     "num_forget": 100,
     "curriculum_share": 0.2,
+    "unlearning_rate_factor": 1.0,
 }
 
 
@@ -89,6 +91,8 @@ class RunOptions:
     """Easy when p >= 0.5, or as many hard as the original model gets wrong of D_test."""
     curriculum_share: float | None = None
     """Share of D that the curriculum model is trained on. Default: 1.0 in quick, 0.2 in paper."""
+    unlearning_rate_factor: float | None = None
+    """Multiplies the learning rate of every unlearning method. Default: 2.0 in quick, 1.0 in paper."""
     twin_replay: float = 1.0
     """Share of D that the twin model is fine-tuned on beside D_test."""
     output: pathlib.Path | None = None

@@ -56,6 +56,7 @@ class Settings:
       twin_settings: of the twin problem.
       variant: the arm's name where a run compares several, "default" otherwise.
       unlearning_schedule: learning rate of every method's fine-tuning; None: each method's own.
+      unlearning_rate_factor: multiplies the learning rate of every method's fine-tuning.
       unlearn: False stops the twin methods at their predicted labels.
       share_curriculum: with one request a class, whether one curriculum model serves the requests of all classes.
       split_seed: holds the split still over the repetitions; None: the repetition's seed.
@@ -81,6 +82,7 @@ class Settings:
     twin_settings: twin.TwinSettings = twin.DEFAULT_SETTINGS
     variant: str = "default"
     unlearning_schedule: str | None = None
+    unlearning_rate_factor: float = 1.0
     unlearn: bool = True
     share_curriculum: bool = True
     split_seed: int | None = None

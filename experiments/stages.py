@@ -5,6 +5,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tmu_jax import twin
 from tmu_jax.checkpoint import Stage
@@ -75,13 +76,25 @@ def features_from_stage(stage: Stage) -> twin.ProblemFeatures:
 _PREDICTION_METADATA = ("eps", "seconds_by_part", "compile_seconds", "notes")
 
 
+_EMPTY = {
+    "heldout_probability": np.zeros(0, np.float32),
+    "heldout_easy_predicted": np.zeros(0, bool),
+    "heldout_easy": np.zeros(0, bool),
+    "twin_features": np.zeros((0, 3), np.float32),
+    "original_features": np.zeros((0, 3), np.float32),
+}
+"""What a prediction for whole classes has of these: a checkpoint holds no empty arrays."""
+
+
 def prediction_to_stage(prediction: twin.TwinPrediction) -> Stage:
+    """Predicted labels, with what they were made from."""
     fields = {field.name: getattr(prediction, field.name) for field in dataclasses.fields(prediction)}
     metadata = {name: fields.pop(name) for name in _PREDICTION_METADATA}
-    return Stage(fields, metadata)
+    return Stage({name: array for name, array in fields.items() if array.size}, metadata)
 
 
 def prediction_from_stage(stage: Stage) -> twin.TwinPrediction:
+    """The predicted labels of a stage."""
     metadata = {name: stage.metadata[name] for name in _PREDICTION_METADATA}
     metadata["notes"] = tuple(metadata["notes"])
-    return twin.TwinPrediction(**stage.arrays, **metadata)
+    return twin.TwinPrediction(**{**_EMPTY, **stage.arrays}, **metadata)

@@ -1,6 +1,7 @@
 """Runs of the whole protocol on a tiny problem: records, resuming, growing, refusing."""
 
 import dataclasses
+import functools
 import io
 import json
 
@@ -257,6 +258,20 @@ def test_a_users_own_method_runs_beside_the_others(data, tmp_path, monkeypatch):
     assert pooled["mine"]["kl"] > 0
     assert pooled["gold"]["kl"] > 0
     assert pooled["retrain"]["kl"] == 0
+
+
+@pytest.mark.parametrize("num_forget", [8, 50])
+def test_the_labels_that_a_users_own_method_predicts_are_recorded(data, tmp_path, monkeypatch, num_forget):
+    """Also where all of a class is forgotten, and nothing was predicted from."""
+    small = settings(data, requests="each", classes=(1,), num_forget=num_forget, methods=("mine",))
+    mine = functools.partial(METHODS["twin"], settings=small.twin_settings)
+    monkeypatch.setitem(METHODS, "mine", lambda problem, original, key: mine(problem, original, key))
+    for _ in range(2):  # the second time from its checkpoint
+        record = next(r for r in run(small, data, tmp_path) if r["method"] == "mine")
+        assert record["predictor_accuracy"] is not None
+        assert (record["predicted_hard_share"] == 1) == (num_forget == 50)
+        (tmp_path / "results.jsonl").unlink()
+    assert len(list((tmp_path / "stages").glob("mine-*"))) == 1
 
 
 def test_a_size_is_added_to_a_folder(data, tmp_path):
