@@ -23,7 +23,7 @@ from experiments import (
     vggface2,
 )
 from experiments import all as series
-from experiments.forecast import forecast
+from experiments.forecast import Forecast, forecast
 from experiments.graph import Graph
 from experiments.plan import make_requests
 from tests.test_runner import CONFIG, settings
@@ -254,6 +254,34 @@ def test_the_forecast_counts_shared_stages_once(data, tmp_path):
     again = forecast([main, features])
     assert (again[0].cells, again[0].seconds, again[0].found) == (0, 0, 0)
     assert (again[1].found, again[1].shared) == (7, 0)
+
+
+def test_a_series_is_every_experiment_with_one_folder_of_stages(tmp_path, monkeypatch):
+    for variable in ("TMU_JAX_DATA", "TFDS_DATA_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tmu_jax, "use_compilation_cache", lambda: None)
+    options = series.Options(preset="quick", output=tmp_path / "out", archs=("auto", "vit"))
+    runs = series.series(options)
+    names = [run.output.name for run in runs]
+    assert names == [
+        "cifar10-quick", "cifar10-quick-vit", "ablation-quick", "variants-quick", "forget_size-quick",
+        "cifar100-quick", "vggface2-quick",
+    ]  # fmt: skip
+    assert {run.stages for run in runs} == {tmp_path / "out" / "stages"}
+    assert [run.arms[0].arch for run in runs[:3]] == ["small_resnet", "vit", "small_resnet"]
+    console = Console(file=io.StringIO(), width=80)
+    plan = [Forecast("cifar10", 9, 1, 2, 5, 8, 90.0), Forecast("ablation", 14, 0, 7, 0, 6, 30.0)]
+    series.print_plan(plan, console)
+    total = console.file.getvalue().splitlines()
+    assert next(line for line in total if "all " in line).split("│")[2:-1] == [
+        "    23 ", "     1 ", "      9 ", "     5 ", "    14 ", "     2.0 ",
+    ]  # fmt: skip
+    for wrong in ({"only": ()}, {"archs": ("vit", "vit")}, {"seeds": (0, 0)}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            series.series(dataclasses.replace(options, **wrong))
 
 
 def test_a_series_killed_halfway_trains_nothing_twice(data, tmp_path, monkeypatch):
