@@ -16,7 +16,7 @@ from experiments.plan import Settings, make_requests
 from tmu_jax.data import Dataset
 
 METHODS = ("original", "retrain", "bad_teacher", "twin")
-QUICK_SIZES = ("1", "20", "100", "all")
+QUICK_SIZES = ("1", "50", "all")
 PAPER_SIZES = ("1", "100", "500", "1000", "2000", "4000", "all")
 
 
@@ -29,7 +29,7 @@ class Options(MethodOptions, RunOptions, DataOptions):
     """
 
     sizes: tuple[str, ...] | None = None
-    """Forgotten images of the class, numbers or "all". Default: 1 20 100 all in quick, 1 100 … 4000 all in paper."""
+    """Forgotten images of the class, numbers or "all". Default: 1 50 all in quick, 1 100 … 4000 all in paper."""
     ratios: tuple[Literal["dataset", "class", "all"], ...] = ("dataset", "class", "all")
     """Sizes of D_test to compare: Eq. 3 over the data set, over the class, all test images. The first is for every
     method, the others for those that use D_test."""
