@@ -87,7 +87,7 @@ def write_report(output: pathlib.Path, body: Body = STANDARD) -> pathlib.Path:
     parts = [head(config, groups), *(_section(section) for section in body.sections)]
     if body.standard:
         parts += [_standard(groups), _pictures(groups, output)]
-    parts += [remarks(records), rerun(config), reading()]
+    parts += [remarks(records), rerun(config, records), reading()]
     path = output / "report.md"
     path.write_text("\n".join(parts), "utf-8")
     write_html(output)

@@ -62,7 +62,7 @@ def head(config: Mapping[str, Any], groups: Sequence[Results]) -> str:
         *_scale(groups),
         f"- **Why this**: {'; '.join(config.get('why') or [MISSING])}",
         *(f"- **Left out**: {sentence}" for sentence in config.get("left_out") or []),
-        f"- **Command**: `{config.get('command', MISSING)}`",
+        *(f"- **Command**: `{command}`" for command in _commands(config, records)),
         f"- **Device**: {_listed(_distinct([config, *records], 'device')) or MISSING}",
         f"- **Versions**: {versions or MISSING}",
         f"- **Git revision**: {_listed(revisions) or MISSING}",
@@ -97,15 +97,20 @@ def remarks(records: Sequence[Record]) -> str:
     return "\n".join([*lines, *([] if where else ["None."]), ""])
 
 
-def rerun(config: Mapping[str, Any]) -> str:
-    """The command that makes the run again, and every setting that it had."""
+def _commands(config: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
+    """The commands that made the records, in order; a folder may have grown by several."""
+    return _distinct(records, "command") or [str(config.get("command", MISSING))]
+
+
+def rerun(config: Mapping[str, Any], records: Sequence[Record]) -> str:
+    """The commands that make the run again, and every setting that it had."""
     lines = [
         "## How to rerun",
         "",
         "From the root of the repository, with the package installed and an `--output` folder added at will:",
         "",
         "```sh",
-        str(config.get("command", MISSING)).replace(" --", " \\\n    --"),
+        *(command.replace(" --", " \\\n    --") for command in _commands(config, records)),
         "```",
         "",
         "Started again with the same folder, it continues where it stopped and writes this report anew.",

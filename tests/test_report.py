@@ -369,6 +369,15 @@ def test_rerun_gives_the_command_and_the_settings(tmp_path):
     assert cells_of(rerun, "seeds") == ["0, 1"]
 
 
+def test_a_folder_that_grew_names_every_command_once(tmp_path):
+    grown = [f"python -m experiments.cifar10 --seeds {seed}" for seed in (0, 1)]
+    records = [r | {"command": grown[r["seed"]]} for r in small_run(seeds=(0, 1))]
+    write_run(tmp_path, records)
+    text = write_report(tmp_path).read_text("utf-8")
+    assert text.split("## Results")[0].count("**Command**") == 2
+    assert text.split("## How to rerun")[1].count("python -m experiments.cifar10") == 2
+
+
 def test_settings_of_many_variants_share_their_common_part(tmp_path):
     settings = [QUICK | {"variant": variant} for variant in ("default", "no CF")]
     write_run(tmp_path, [r for setting in settings for r in small_run(setting, seeds=(0,))])
