@@ -81,6 +81,29 @@ class Results:
     def has_pooled(self) -> bool:
         return any(r["target_class"] == POOLED for r in self.records)
 
+    def for_method(self, method: str) -> "Results":
+        """The seeds in which a method was measured: what it is to be compared within, these results where it is all."""
+        seeds = {record["seed"] for record in self.records if record["method"] == method}
+        if not seeds or seeds == set(self.seeds):
+            return self
+        return self._of_seeds(frozenset(seeds))
+
+    @cached_property
+    def _restricted(self) -> dict[frozenset[int], "Results"]:
+        return {}
+
+    def _of_seeds(self, seeds: frozenset[int]) -> "Results":
+        if seeds not in self._restricted:
+            kept = [[entry for entry in entries if entry["seed"] in seeds] for entries in (self.records, self.samples)]
+            self._restricted[seeds] = Results(tuple(kept[0]), tuple(kept[1]))
+        return self._restricted[seeds]
+
+    def label(self, method: str) -> str:
+        """A method's name as it stands in headings, with its seeds where the run has more."""
+        seeds = self.for_method(method).seeds
+        name = display_name(method)
+        return name if seeds == self.seeds else f"{name} (seed {', '.join(map(str, seeds))} only)"
+
     @property
     def interval_source(self) -> str | None:
         """What intervals are over: "seeds" where there are several, else "images" where there are samples."""

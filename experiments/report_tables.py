@@ -68,7 +68,11 @@ def interval_note(results: Results, over_images: bool = True) -> str:
         over_images: whether the table has figures that the forgotten images give an interval for.
     """
     if results.interval_source == "seeds":
-        return f"± is the 95 % confidence interval over {len(results.seeds)} seeds (Student t)."
+        note = f"± is the 95 % confidence interval over {len(results.seeds)} seeds (Student t)."
+        alone = [m for m in results.methods if results.for_method(m).interval_source == "images"]
+        if over_images and alone:
+            note += " [low, high], for what was measured in one seed only, is over the forgotten images by bootstrap."
+        return note
     if results.interval_source == "images" and over_images:
         return (
             "[low, high] is the 95 % confidence interval over the forgotten images by bootstrap, one seed: "
@@ -90,7 +94,7 @@ def accuracy_table(results: Results) -> Table:
         return [gold, *each, tuple(text(pick(floor, "forget_gap")) for floor in FLOORS)]
 
     columns = [Column("gold (retrain)", ("A_t", "A_f"))]
-    columns += [Column(display_name(m), ("A_t", "A_f", "gap")) for m in methods]
+    columns += [Column(results.label(m), ("A_t", "A_f", "gap")) for m in methods]
     columns += [Column("gaps of the floors", tuple(display_name(floor) for floor in FLOORS))]
     caption = "Accuracy in percent, gap in points."
     return class_table("Accuracy on test and forgotten images (the paper's Table 1)", results, columns, cells, caption)
@@ -109,9 +113,12 @@ def method_table(results: Results, pooled: bool = False) -> Table:
         "KL": ("kl", 3),
         "JS": ("js", 3),
     }
-    pick = results.pooled if pooled else results.mean
+    scope = POOLED if pooled else MEAN
     rows = [
-        ((display_name(m),), *((text(pick(m, key), digits),) for key, digits in readouts.values()))
+        (
+            (results.label(m),),
+            *((text(results.for_method(m).estimate(scope, m, key), digits),) for key, digits in readouts.values()),
+        )
         for m in (*results.methods, *results.floors)
     ]
     columns = (Column("method"), *(Column(name) for name in readouts))
@@ -136,12 +143,12 @@ def difference_table(results: Results, pooled: bool = False) -> Table:
         key, reference, reference_key, digits, lower_is_better = contrast
         if method == reference:
             return (MISSING, MISSING)
-        difference = results.difference(method, reference, key, scope, reference_key)
+        difference = results.for_method(method).difference(method, reference, key, scope, reference_key)
         return (text(difference, digits), finding(difference, lower_is_better) or MISSING)
 
     methods = [m for m in results.methods if m not in ("original", "retrain")]
     rows = [
-        ((display_name(m),), *(cell(m, contrast) for contrast in contrasts.values()))
+        ((results.label(m),), *(cell(m, contrast) for contrast in contrasts.values()))
         for m in (*methods, *results.floors)
     ]
     columns = (Column("method"), *(Column(heading, ("difference", "finding")) for heading in contrasts))
@@ -204,7 +211,7 @@ def cost_table(results: Results) -> Table:
             text(results.mean(m, "retraining_share_amortised"), 1, 100),
         )
         each = [(text(results.mean(m, f"seconds_by_part/{part}")),) for part in parts]
-        rows.append(((display_name(m),), full, shared, (text(results.mean(m, "compile_seconds")),), *each))
+        rows.append(((results.label(m),), full, shared, (text(results.mean(m, "compile_seconds")),), *each))
     columns = [Column("method"), Column("in full", ("s", "% of retraining"))]
     columns += [Column("amortised", ("s", "% of retraining")), Column("compile s")]
     columns += [Column(part.replace("_", " ")) for part in parts]

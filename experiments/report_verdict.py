@@ -27,11 +27,7 @@ def verdict(results: Results) -> list[str]:
     subjects = [m for m in candidates if m not in BASELINES] or candidates
     lines = [_ranking(results, candidates)] if candidates else []
     for method in subjects:
-        lines += _compare(results, method, "forget_gap", "forget gap", "points", lower_is_better=True)
-        lines += _compare(results, method, "agreement", "agreement with gold", "percent", lower_is_better=False)
-        lines += _compare(results, method, "activation_distance", "activation distance", "", True, digits=3)
-        lines += _test_accuracy(results, method) + _predictor(results, method) + _cost(results, method)
-        lines += _conclusion(results, method)
+        lines += _of_method(results.for_method(method), method, results.label(method))
     if len(results.seeds) == 1:
         known = "the intervals are over the forgotten images alone" if results.samples else "there are no intervals"
         lines.append(f"One seed only: no spread over seeds is known, {known}, and differences as small as gold-gold "
@@ -39,12 +35,22 @@ def verdict(results: Results) -> list[str]:
     return lines
 
 
+def _of_method(results: Results, method: str, label: str) -> list[str]:
+    """The sentences on one method, within the seeds in which it was measured."""
+    lines = [] if label == display_name(method) else [f"{label.capitalize()}: compared within its own seeds."]
+    lines += _compare(results, method, "forget_gap", "forget gap", "points", lower_is_better=True)
+    lines += _compare(results, method, "agreement", "agreement with gold", "percent", lower_is_better=False)
+    lines += _compare(results, method, "activation_distance", "activation distance", "", True, digits=3)
+    lines += _test_accuracy(results, method) + _predictor(results, method) + _cost(results, method)
+    return lines + _conclusion(results, method)
+
+
 def _ranking(results: Results, methods: list[str]) -> str:
     gaps = {m: results.mean(m, "forget_gap").mean for m in methods}
     ranked = sorted((gap, m) for m, gap in gaps.items() if gap is not None)
     if not ranked:
         return "No forget gap was measured."
-    listed = ", ".join(f"{display_name(m)} {gap:.1f}" for gap, m in ranked)
+    listed = ", ".join(f"{results.label(m)} {gap:.1f}" for gap, m in ranked)
     return f"Mean forget gap in points, best first: {listed}."
 
 

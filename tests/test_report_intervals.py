@@ -369,3 +369,36 @@ def test_half_written_samples_are_refused(tmp_path):
     (tmp_path / "samples.json").write_text("[{", "utf-8")
     with pytest.raises(ValueError, match="not JSON"):
         read_samples(tmp_path)
+
+
+def test_a_method_of_one_seed_is_compared_within_that_seed(results):
+    """Seed 1 has no twin: its rows and sentences are those of seed 0 alone, beside others over both seeds."""
+    second = answers(seed=5)
+    more_records = [r | {"seed": 1} for r in records_of(second) if r["method"] != "twin"]
+    more_samples = [e | {"seed": 1} for e in samples_of(second) if e["method"] != "twin"]
+    (both,) = split_settings([*results.records, *more_records], [*results.samples, *more_samples])
+    assert both.for_method("original") is both
+    assert both.label("twin") == "twin (seed 0 only)"
+    for table in (method_table, difference_table):
+        grown, alone = to_markdown(table(both, pooled=True)), to_markdown(table(results, pooled=True))
+        assert cells_of(grown, "twin (seed 0 only)") == cells_of(alone, "twin")
+        assert "over the forgotten images by bootstrap" in grown
+    assert "±" in cells_of(to_markdown(method_table(both, pooled=True)), "original")[1]
+    said = verdict(both)
+    assert "Twin (seed 0 only): compared within its own seeds." in said
+    of_twin = [line for line in verdict(results) if line.startswith("Twin: ")]
+    assert of_twin
+    assert set(of_twin) <= set(said)
+
+
+def test_a_difference_to_another_variant_draws_the_same_images(results):
+    """Against a copy of itself nothing is left to vary; against other answers it is the paired bootstrap."""
+    copy = Results(results.records, results.samples)
+    same = results.difference("twin", "twin", "agreement", POOLED, other=copy)
+    assert (same.mean, same.low) == (0.0, None)
+    crossed = results.difference("twin", "original", "agreement", POOLED, other=copy)
+    assert crossed == results.difference("twin", "original", "agreement", POOLED)
+    shorter = [e | {"labels": e["labels"][1:]} for e in results.samples]
+    other = Results(results.records, tuple(shorter))
+    other.__dict__["_resampled"] = results._resampled
+    assert not results.difference("twin", "original", "agreement", POOLED, other=other).has_interval
