@@ -129,7 +129,7 @@ def _findings(sizes: Sequence[Size]) -> list[str]:
     for key, name, lower in (("agreement", "agreement", False), ("forget_gap", "forget gap", True)):
         differences = [size.main.difference("twin", "bad_teacher", key) for size in sizes]
         listed = "; ".join(
-            f"{size.label}: {text(d)} ({finding(d, lower) or 'one value'})"
+            f"{size.label}: {text(d)} ({finding(d, lower) or 'no interval'})"
             for size, d in zip(sizes, differences, strict=True)
         )
         lines.append(f"Twin minus bad teacher in {name}, points, by size: {listed}.")
