@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
     Attributes:
       records: one for each class, and the pooled one.
-      features: of both problems, for the picture.
+      features: of both problems, for the picture; the reports that compare arms have none.
       samples: the answers on each forgotten image, for the intervals.
     """
 
@@ -94,19 +94,14 @@ class Cells:
                 records = self._entries.of_method(name, model, outputs, gold_outputs, gold)
                 samples = self._entries.samples(name, outputs, gold_outputs, model.prediction)
                 features = []
-                if model.prediction is not None:
+                if model.prediction is not None and self._settings.variant == "default":
                     features = self._entries.features(model.prediction, gold_outputs)
                 yield Found(records, features, [samples])
 
     def _predicted(self, name: str, original: StagedModel, gold_outputs: evaluation.Outputs) -> Found:
         prediction, entries = self._prediction(original), self._entries
-        # Arms that choose among the features have the same ones: one set is enough for the picture.
-        all_features = self._settings.twin_settings.features == twin.FEATURES
-        return Found(
-            entries.of_prediction(name, prediction, gold_outputs),
-            entries.features(prediction, gold_outputs) if all_features else [],
-            [entries.samples(name, None, gold_outputs, prediction)],
-        )
+        records = entries.of_prediction(name, prediction, gold_outputs)
+        return Found(records, [], [entries.samples(name, None, gold_outputs, prediction)])
 
     def _floors(self, original: StagedModel, gold_outputs: evaluation.Outputs) -> Found:
         second = self._trained(self._graph.second_gold, self._request.problem.retain)
