@@ -1,0 +1,156 @@
+"""The first call of a case in a fresh process, as a newcomer meets it: `python -m benchmarks.first_call FOLDER`.
+
+The folder holds `case.json` and `inputs.npz`; `result.json` is written there. The compilation cache is the folder that
+JAX_COMPILATION_CACHE_DIR names: empty for a cold start, filled by an earlier process for a warm one.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+
+from benchmarks.cases import Case
+from benchmarks.files import load_arrays, root
+
+_TRAIN = ("tmu_jax.training", "train_steps")
+_PREDICT = ("tmu_jax.training", "predict_rows")
+_ATTACK = ("tmu_jax.features", "attack_rows")
+_NEAREST = ("tmu_jax.neighbors", "_nearest")
+_PREDICTOR = ("tmu_jax.predictor", "fit")
+PROGRAMS = {
+    "train": (_TRAIN,),
+    "evaluation": (_PREDICT,),
+    "attack": (_ATTACK,),
+    "distances": (_NEAREST,),
+    "predictor": (_PREDICTOR,),
+    "request": (_TRAIN, _PREDICT, _ATTACK, _NEAREST, _PREDICTOR),
+}
+"""The compiled functions of each kind, whose memory is asked for."""
+
+
+class FirstCall(NamedTuple):
+    """A first call in a fresh process.
+
+    Attributes:
+      compile_seconds: tracing, lowering and compiling, cache look-ups included.
+      call_seconds: the whole first call, compilation included.
+      process_seconds: from the start of the process to its end.
+      peak_bytes: of the largest compiled program: arguments, outputs and temporaries; None where it is not known.
+    """
+
+    compile_seconds: float
+    call_seconds: float
+    process_seconds: float
+    peak_bytes: int | None
+
+
+def measure(case: Case, inputs: pathlib.Path, cache: pathlib.Path) -> FirstCall:
+    """Runs the first call of a case in a fresh process with this compilation cache.
+
+    Args:
+      case: the case.
+      inputs: its .npz file.
+      cache: folder of compiled programs.
+
+    Returns:
+      Its times and memory.
+
+    Raises:
+      RuntimeError: when the process fails, with the end of what it said.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        (folder / "case.json").write_text(json.dumps(dataclasses.asdict(case)))
+        (folder / "inputs.npz").symlink_to(inputs.resolve())
+        paths = [str(root()), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(paths)}
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.first_call", name],
+            cwd=name, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+        if done.returncode:
+            raise RuntimeError(f"first call of {case.name} failed: {done.stderr.strip()[-500:]}")
+        result = json.loads((folder / "result.json").read_text())
+    return FirstCall(process_seconds=seconds, **result)
+
+
+def main(folder: pathlib.Path) -> int:
+    """The fresh process."""
+    from benchmarks.kernels import build
+    from tmu_jax import use_compilation_cache
+    from tmu_jax.timing import Stopwatch
+
+    use_compilation_cache()
+    case = Case(**json.loads((folder / "case.json").read_text()))
+    kernel = build(case, load_arrays(folder / "inputs.npz"))
+    with recorded(PROGRAMS.get(case.kind, ())) as calls, Stopwatch() as watch:
+        kernel.run(1)
+    result = {
+        "compile_seconds": watch.compile_seconds,
+        "call_seconds": watch.compile_seconds + watch.seconds,
+        "peak_bytes": peak_bytes(calls),
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+    return 0
+
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+@contextlib.contextmanager
+def recorded(programs: tuple[tuple[str, str], ...]) -> Iterator[list[Call]]:
+    """Lists the calls of compiled functions, given by module and name, their arrays as shapes."""
+    import jax
+
+    calls: list[Call] = []
+
+    def shape(value: Any) -> Any:
+        if isinstance(value, jax.Array | np.ndarray):
+            return jax.ShapeDtypeStruct(value.shape, value.dtype)
+        return value
+
+    def recording(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append((function, *jax.tree.map(shape, (args, kwargs))))
+            return function(*args, **kwargs)
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for module_name, name in programs:
+            module = importlib.import_module(module_name)
+            if hasattr(module, name):
+                stack.enter_context(mock.patch.object(module, name, recording(getattr(module, name))))
+        yield calls
+
+
+def peak_bytes(calls: list[Call]) -> int | None:
+    """Arguments, outputs and temporaries of the largest of these programs, in bytes; None where it is not known."""
+    sizes = []
+    for function, args, kwargs in {repr(call): call for call in calls}.values():
+        stats = function.lower(*args, **kwargs).compile().memory_analysis()  # type: ignore[attr-defined]
+        if stats is not None:
+            sizes.append(
+                stats.argument_size_in_bytes
+                + stats.output_size_in_bytes
+                + stats.temp_size_in_bytes
+                - stats.alias_size_in_bytes
+            )
+    return max(sizes, default=None)
+
+
+if __name__ == "__main__":
+    sys.exit(main(pathlib.Path(sys.argv[1])))

@@ -1,0 +1,279 @@
+"""Our side of every case: the library's own functions, called as the library calls them."""
+
+import abc
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import experiments.cifar10
+import tmu_jax
+from benchmarks.cases import Case
+from benchmarks.inputs import NUM_CLASSES, REQUEST_RECIPE, Arrays
+from benchmarks.weights import unflatten
+from tmu_jax import features, models, predictor, training
+from tmu_jax.data.types import ForgetProblem, Pool, Split
+from tmu_jax.neighbors import nearest_distances
+from tmu_jax.training import STEPS_PER_CALL, Normalization, Recipe, TrainedModel, TrainState
+from tmu_jax.twin import TwinSettings
+from tmu_jax.unlearning.twin import RECIPE as UNLEARNING_RECIPE
+
+CHECKED_STEPS = 3
+
+
+class Kernel(abc.ABC):
+    """One case on our side."""
+
+    @abc.abstractmethod
+    def check(self) -> Arrays:
+        """The outputs that a rival's are compared with; the first call, so it compiles."""
+
+    @abc.abstractmethod
+    def run(self, count: int) -> float:
+        """Seconds of `count` units of work, synchronised with the device."""
+
+
+class Train(Kernel):
+    """Steps of `training.train_steps`, in calls of at most as many as `training.fit` makes."""
+
+    def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
+        self._module = models.create(settings["arch"], NUM_CLASSES, dtype=settings["dtype"])
+        variables = variables_of(arrays)
+        params, optimizer = variables["params"], settings["optimizer"]
+        self._state = TrainState(
+            params=jax.tree.map(jnp.array, params),
+            batch_stats=jax.tree.map(jnp.array, variables.get("batch_stats", {})),
+            opt_state=training.make_optimizer(optimizer, settings["weight_decay"]).init(params),
+            step=jnp.zeros((), jnp.int32),
+        )
+        self._fixed: list[Any] = [jnp.asarray(arrays[name]) for name in ("images", "targets")]
+        self._fixed += [jnp.ones(len(arrays["images"]), jnp.float32), _normalization(arrays)]
+        self._rows, self._settings, self._cursor = arrays["rows"], settings, 0
+
+    def _steps(self, count: int) -> tuple[float, list[np.ndarray]]:
+        order = np.arange(self._cursor, self._cursor + count) % len(self._rows)
+        self._cursor += count
+        losses = []
+        start = time.perf_counter()
+        for first in range(0, count, STEPS_PER_CALL):
+            rows = training._pad(self._rows[order[first : first + STEPS_PER_CALL]])
+            self._state, chunk = training.train_steps(
+                self._state,
+                *self._fixed,
+                rows,
+                np.full(STEPS_PER_CALL, self._settings["learning_rate"], np.float32),
+                np.int32(min(STEPS_PER_CALL, count - first)),
+                np.float32(self._settings["weight_decay"]),
+                jax.random.key(0),
+                module=self._module,
+                optimizer=self._settings["optimizer"],
+                augment=False,
+            )
+            losses.append(chunk)
+        jax.block_until_ready(self._state)
+        return time.perf_counter() - start, [np.asarray(chunk) for chunk in losses]
+
+    def check(self) -> Arrays:
+        return {"losses": self._steps(CHECKED_STEPS)[1][0][:CHECKED_STEPS]}
+
+    def run(self, count: int) -> float:
+        return self._steps(count * self._settings["steps_per_unit"])[0]
+
+
+class Evaluation(Kernel):
+    """`training.predict`: logits and embeddings on the host."""
+
+    def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
+        pool = Pool(arrays["images"], arrays["labels"], NUM_CLASSES)
+        self._split = Split(pool, np.arange(len(pool), dtype=np.int32))
+        module = models.create(settings["arch"], NUM_CLASSES, dtype=settings["dtype"])
+        self._model = TrainedModel(module, _on_device(arrays), _normalization(arrays), Recipe())
+        training.device_images(pool)
+
+    def check(self) -> Arrays:
+        logits, embeddings = training.predict(self._model, self._split)
+        return {"logits": logits, "embeddings": embeddings}
+
+    def run(self, count: int) -> float:
+        return _seconds(lambda: training.predict(self._model, self._split), count)
+
+
+class Attack(Kernel):
+    """`features.attack_rows`: PGD of five steps, and the clean and the adversarial logits."""
+
+    def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
+        module = models.create(settings["arch"], NUM_CLASSES, dtype="float32")
+        rows = np.arange(len(arrays["images"]), dtype=np.int32)
+        self._arguments = (
+            _on_device(arrays), _normalization(arrays), jnp.asarray(arrays["images"]), rows, arrays["labels"],
+            np.float32(settings["eps"]),
+        )  # fmt: skip
+        self._statics = {"module": module, "num_steps": settings["num_steps"]}
+
+    def _attack(self) -> list[np.ndarray]:
+        return [np.asarray(logits) for logits in features.attack_rows(*self._arguments, **self._statics)]
+
+    def check(self) -> Arrays:
+        return dict(zip(("clean_logits", "adversarial_logits"), self._attack(), strict=True))
+
+    def run(self, count: int) -> float:
+        return _seconds(self._attack, count)
+
+
+class Distances(Kernel):
+    """`neighbors.nearest_distances`, from host arrays to a host array."""
+
+    def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
+        self._search = lambda: np.asarray(nearest_distances(arrays["queries"], arrays["bank"], k=settings["k"]))
+
+    def check(self) -> Arrays:
+        return {"distances": self._search()}
+
+    def run(self, count: int) -> float:
+        return _seconds(self._search, count)
+
+
+class Predictor(Kernel):
+    """`predictor.fit`: the whole training."""
+
+    def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
+        self._features, self._easy = jnp.asarray(arrays["features"]), jnp.asarray(arrays["easy"])
+        self._key = jax.random.wrap_key_data(jnp.asarray(arrays["key"]))
+        self._options = {"epochs": settings["epochs"], "batch_size": settings["batch"]}
+
+    def _fit(self) -> Any:
+        fitted = predictor.fit(self._features, self._easy, key=self._key, **self._options)
+        return jax.block_until_ready(fitted)
+
+    def check(self) -> Arrays:
+        probability = predictor.predict_probability(self._fit(), self._features)
+        # -log p of the true label; p is kept off 0 and 1, where float32 has no logarithm.
+        right = jnp.clip(jnp.where(self._easy, probability, 1 - probability), 1e-6, 1)
+        return {"loss": np.asarray(-jnp.log(right).mean()), "probability": np.asarray(probability)}
+
+    def run(self, count: int) -> float:
+        return _seconds(self._fit, count)
+
+
+class Request(Kernel):
+    """A whole request by `twin`: twin model, curriculum model, features, predictor and unlearning."""
+
+    def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
+        pool = Pool(arrays["images"], arrays["labels"], NUM_CLASSES)
+        splits = {name: Split(pool, arrays[name]) for name in ("train", "forget", "retain", "heldout", "test")}
+        self._problem = ForgetProblem(
+            pool, **splits, target_classes=tuple(range(NUM_CLASSES)), heldout_source="test", ratio="dataset", seed=0,
+            whole_classes=(), notes=(),
+        )  # fmt: skip
+        module = models.create(settings["arch"], NUM_CLASSES, dtype=settings["dtype"])
+        self._original = TrainedModel(module, _on_device(arrays), _normalization(arrays), REQUEST_RECIPE)
+        self._twin_settings = TwinSettings(
+            twin_recipe=Recipe(epochs=settings["twin_epochs"], schedule="cosine"),
+            max_twin_epochs=settings["twin_epochs"],
+            curriculum_epochs=settings["curriculum_epochs"],
+            curriculum_share=1.0,
+        )
+        self._settings = settings
+
+    def _unlearn(self) -> tmu_jax.UnlearnedModel:
+        if UNLEARNING_RECIPE.epochs != self._settings["unlearning_epochs"]:
+            raise ValueError(f"unlearning takes {UNLEARNING_RECIPE.epochs} epochs; the rival would take another number")
+        unlearned = tmu_jax.unlearn(
+            "twin", self._problem, self._original, key=jax.random.key(1), settings=self._twin_settings
+        )
+        jax.block_until_ready(unlearned.variables)
+        return unlearned
+
+    def check(self) -> Arrays:
+        problem, original = self._problem, self._original
+        with _counted_steps() as steps:
+            unlearned = self._unlearn()
+        accuracy = {
+            name: 100 * np.mean(training.predict(unlearned, split)[0].argmax(-1) == split.labels)
+            for name, split in (("test_accuracy", problem.test), ("forget_accuracy", problem.forget))
+        }
+        assert unlearned.prediction is not None
+        return {
+            "heldout_easy": unlearned.prediction.heldout_easy.astype(np.float32),
+            "nearest_distance": features.nearest_distance(original, problem.forget, problem.retain),
+            "adversarial": features.adversarial(original, problem.forget, eps=self._settings["eps"])[0],
+            "steps": np.float32(sum(steps)),
+            **accuracy,
+        }
+
+    def run(self, count: int) -> float:
+        return _seconds(self._unlearn, count)
+
+
+class Table(Kernel):
+    """The whole of Table 1, in a process of its own: see `first_call`, which is where it runs."""
+
+    def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
+        self._settings = settings
+
+    def check(self) -> Arrays:
+        return {}
+
+    def run(self, count: int) -> float:
+        """One run into the current folder, which the caller makes and removes."""
+        options = ["--preset", self._settings["preset"], "--dataset", self._settings["dataset"], "--output", "table"]
+        start = time.perf_counter()
+        status = experiments.cifar10.main(options)
+        if status:
+            raise RuntimeError(f"experiments.cifar10 ended with status {status}")
+        return time.perf_counter() - start
+
+
+BUILDERS: dict[str, Callable[[dict[str, Any], Arrays], Kernel]] = {
+    "train": Train,
+    "evaluation": Evaluation,
+    "attack": Attack,
+    "distances": Distances,
+    "predictor": Predictor,
+    "request": Request,
+    "table": Table,
+}
+
+
+def build(case: Case, arrays: Arrays) -> Kernel:
+    """Our side of a case on these inputs."""
+    return BUILDERS[case.kind](case.settings, arrays)
+
+
+def _seconds(call: Callable[[], Any], count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    return time.perf_counter() - start
+
+
+def variables_of(arrays: Arrays) -> dict[str, Any]:
+    tree = {name: unflatten(arrays, name) for name in ("params", "batch_stats")}
+    return {name: branch for name, branch in tree.items() if branch}
+
+
+def _on_device(arrays: Arrays) -> dict[str, Any]:
+    return jax.tree.map(jnp.asarray, variables_of(arrays))
+
+
+def _normalization(arrays: Arrays) -> Normalization:
+    return Normalization(arrays["mean"], arrays["std"])
+
+
+@contextlib.contextmanager
+def _counted_steps() -> Iterator[list[int]]:
+    """Lists the steps of every call of the training loop."""
+    steps: list[int] = []
+    original = training.train_steps
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        steps.append(int(args[7]))
+        return original(*args, **kwargs)
+
+    with mock.patch.object(training, "train_steps", counted):
+        yield steps

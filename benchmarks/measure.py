@@ -1,0 +1,203 @@
+"""Compares outputs, then times our side and the rivals in turns. Without JAX, so that it is tested without kernels."""
+
+import dataclasses
+import pathlib
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from benchmarks.cases import Case
+from benchmarks.client import RivalError, Rivals
+
+TARGET_SECONDS = 0.5
+"""How long our side works in one repeat, at least, so that starting and stopping the clock does not matter."""
+
+MOST_UNITS = 1000
+
+Say = Callable[[str], None]
+
+
+class MismatchError(ValueError):
+    """A rival's outputs are not ours."""
+
+
+class Ours(Protocol):
+    """Our side of a case."""
+
+    def check(self) -> dict[str, np.ndarray]:
+        """The outputs to compare; the first call."""
+
+    def run(self, count: int) -> float:
+        """Seconds of `count` units of work."""
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of the table: a kernel beside one rival, or alone. Seconds are medians of a unit of work."""
+
+    kernel: str
+    unit: str
+    ours_seconds: float | None = None
+    ours_min: float | None = None
+    ours_max: float | None = None
+    rival: str | None = None
+    rival_seconds: float | None = None
+    rival_min: float | None = None
+    rival_max: float | None = None
+    ratio: float | None = None
+    floor_seconds: float | None = None
+    floor_multiple: float | None = None
+    compile_seconds_cold: float | None = None
+    compile_seconds_warm: float | None = None
+    first_call_seconds_cold: float | None = None
+    first_call_seconds_warm: float | None = None
+    rival_first_call_seconds: float | None = None
+    peak_bytes: int | None = None
+    flops: float | None = None
+    flops_source: str | None = None
+    bytes: float | None = None
+    repeats: int = 0
+    units_per_repeat: int = 0
+    differences: dict[str, float] = dataclasses.field(default_factory=dict)
+    tolerances: dict[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
+    error: str | None = None
+
+
+def compare(
+    ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], tolerances: Mapping[str, tuple[str, float]]
+) -> dict[str, float]:
+    """The largest difference of each output; see `Case.tolerances`.
+
+    Raises:
+      MismatchError: when an output is missing, of another shape, not finite, or differs by more than it may.
+    """
+    differences = {}
+    for name, (kind, most) in tolerances.items():
+        if name not in ours or name not in theirs:
+            raise MismatchError(f"{name} is missing on {'our' if name not in ours else 'the rival'} side")
+        mine, other = np.asarray(ours[name], np.float64), np.asarray(theirs[name], np.float64)
+        if mine.shape != other.shape:
+            raise MismatchError(f"{name} has shape {mine.shape} here and {other.shape} there")
+        difference = float(np.max(np.abs(mine - other), initial=0.0))
+        if kind == "relative":
+            difference /= max(float(np.max(np.abs(mine), initial=0.0)), np.finfo(np.float64).tiny)
+        if not difference <= most:
+            raise MismatchError(f"{name} differs by {difference:.2g} ({kind}), more than {most:g}")
+        differences[name] = difference
+    return differences
+
+
+def alternate(
+    ours: Callable[[int], float],
+    rivals: dict[str, Callable[[int], float]],
+    count: int,
+    repeats: int,
+    failed: Callable[[str, RivalError], None],
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Times ours, rival A, rival B, ours, rival A, ...: what disturbs the machine disturbs all alike.
+
+    Args:
+      ours: seconds of so many units of work.
+      rivals: likewise, by name.
+      count: units in a repeat.
+      repeats: turns.
+      failed: told of a rival that fails, which then has no more turns and no times.
+
+    Returns:
+      Seconds of a unit in each repeat, ours and the rivals'.
+    """
+    mine: list[float] = []
+    theirs: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(repeats):
+        mine.append(ours(count) / count)
+        for name in list(theirs):
+            try:
+                theirs[name].append(rivals[name](count) / count)
+            except RivalError as error:
+                del theirs[name]
+                failed(name, error)
+    return mine, theirs
+
+
+def measure(
+    case: Case,
+    ours: Ours,
+    rivals: Rivals | None,
+    inputs: pathlib.Path,
+    repeats: int,
+    say: Say,
+    target_seconds: float = TARGET_SECONDS,
+) -> list[Row]:
+    """Compares and times a case.
+
+    Args:
+      case: the case.
+      ours: our side.
+      rivals: the rivals, or None where there are none.
+      inputs: the case's .npz file, for the rivals.
+      repeats: turns; the case's own number where it has one.
+      say: told what is going on.
+      target_seconds: see `TARGET_SECONDS`.
+
+    Returns:
+      A row for each rival, with an error and no times where its outputs differ or it fails; without rivals, one row.
+    """
+    repeats = case.repeats or repeats
+    outputs = ours.check()
+    names = case.rivals if rivals is not None else ()
+    rows = {name: _row(case, name) for name in names}
+    running: dict[str, Callable[[int], float]] = {}
+    try:
+        for name, row in rows.items():
+            assert rivals is not None
+            try:
+                rivals.prepare(case, name, inputs)
+                theirs, row.rival_first_call_seconds = rivals.check(name)
+                row.differences = compare(outputs, theirs, case.tolerances)
+            except (RivalError, MismatchError) as error:
+                row.error = f"{type(error).__name__}: {error}"
+                say(f"  {name}: {row.error}")
+                continue
+            worst = ", ".join(f"{key} {value:.1e}" for key, value in row.differences.items())
+            say(f"  {name}: outputs agree ({worst})")
+            running[name] = _turn(rivals, name)
+
+        def failed(name: str, error: RivalError) -> None:
+            rows[name].error = f"{type(error).__name__}: {error}"
+            say(f"  {name}: {rows[name].error}")
+
+        count = max(1, min(MOST_UNITS, round(target_seconds / max(ours.run(1), 1e-9))))
+        mine, theirs_by_name = alternate(ours.run, running, count, repeats, failed)
+    finally:
+        if rivals is not None and names:
+            rivals.drop()
+    found = list(rows.values()) or [_row(case, None)]
+    for row in found:
+        fill(row, mine, theirs_by_name.get(row.rival or "", []), count)
+    return found
+
+
+def fill(row: Row, ours: list[float], theirs: list[float], count: int) -> None:
+    """Writes medians, spreads and their ratio (above 1: we are faster) into a row."""
+    row.repeats, row.units_per_repeat = len(ours), count
+    row.ours_seconds, row.ours_min, row.ours_max = statistics.median(ours), min(ours), max(ours)
+    if theirs:
+        row.rival_seconds, row.rival_min, row.rival_max = statistics.median(theirs), min(theirs), max(theirs)
+        row.ratio = row.rival_seconds / row.ours_seconds
+
+
+def set_floor(row: Row, floor: float | None) -> None:
+    """Writes the floor, and how many times as long we take, into a row."""
+    row.floor_seconds = floor
+    if floor and row.ours_seconds is not None:
+        row.floor_multiple = row.ours_seconds / floor
+
+
+def _row(case: Case, rival: str | None) -> Row:
+    return Row(kernel=case.name, unit=case.unit, rival=rival, tolerances=case.tolerances if rival else {})
+
+
+def _turn(rivals: Rivals, name: str) -> Callable[[int], float]:
+    return lambda count: rivals.run(name, count)
