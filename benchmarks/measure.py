@@ -1,6 +1,7 @@
 """Compares outputs, then times our side and the rivals in turns. Without JAX, so that it is tested without kernels."""
 
 import dataclasses
+import functools
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping
@@ -60,6 +61,7 @@ class Row:
     bytes: float | None = None
     repeats: int = 0
     units_per_repeat: int = 0
+    rival_units_per_repeat: int | None = None
     differences: dict[str, float] = dataclasses.field(default_factory=dict)
     tolerances: dict[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     error: str | None = None
@@ -90,18 +92,16 @@ def compare(
 
 
 def alternate(
-    ours: Callable[[int], float],
-    rivals: dict[str, Callable[[int], float]],
-    count: int,
+    ours: Callable[[], float],
+    rivals: dict[str, Callable[[], float]],
     repeats: int,
     failed: Callable[[str, RivalError], None],
 ) -> tuple[list[float], dict[str, list[float]]]:
     """Times ours, rival A, rival B, ours, rival A, ...: what disturbs the machine disturbs all alike.
 
     Args:
-      ours: seconds of so many units of work.
+      ours: runs one repeat and returns the seconds of a unit.
       rivals: likewise, by name.
-      count: units in a repeat.
       repeats: turns.
       failed: told of a rival that fails, which then has no more turns and no times.
 
@@ -111,10 +111,10 @@ def alternate(
     mine: list[float] = []
     theirs: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(repeats):
-        mine.append(ours(count) / count)
+        mine.append(ours())
         for name in list(theirs):
             try:
-                theirs[name].append(rivals[name](count) / count)
+                theirs[name].append(rivals[name]())
             except RivalError as error:
                 del theirs[name]
                 failed(name, error)
@@ -148,40 +148,51 @@ def measure(
     outputs = ours.check()
     names = case.rivals if rivals is not None else ()
     rows = {name: _row(case, name) for name in names}
-    running: dict[str, Callable[[int], float]] = {}
+    running: dict[str, Callable[[], float]] = {}
+
+    def failed(name: str, error: Exception) -> None:
+        rows[name].error = f"{type(error).__name__}: {error}"
+        say(f"  {name}: {rows[name].error}")
+
     try:
+        count = _units(ours.run, MOST_UNITS, target_seconds)
         for name, row in rows.items():
             assert rivals is not None
             try:
                 rivals.prepare(case, name, inputs)
                 theirs, row.rival_first_call_seconds = rivals.check(name)
                 row.differences = compare(outputs, theirs, case.tolerances)
+                worst = ", ".join(f"{key} {value:.1e}" for key, value in row.differences.items())
+                say(f"  {name}: outputs agree ({worst})")
+                run = functools.partial(rivals.run, name)
+                # A slower rival takes fewer units in a repeat.
+                row.rival_units_per_repeat = _units(run, count, target_seconds) if count > 1 else 1
+                running[name] = _turn(run, row.rival_units_per_repeat)
             except (RivalError, MismatchError) as error:
-                row.error = f"{type(error).__name__}: {error}"
-                say(f"  {name}: {row.error}")
-                continue
-            worst = ", ".join(f"{key} {value:.1e}" for key, value in row.differences.items())
-            say(f"  {name}: outputs agree ({worst})")
-            running[name] = _turn(rivals, name)
-
-        def failed(name: str, error: RivalError) -> None:
-            rows[name].error = f"{type(error).__name__}: {error}"
-            say(f"  {name}: {rows[name].error}")
-
-        count = max(1, min(MOST_UNITS, round(target_seconds / max(ours.run(1), 1e-9))))
-        mine, theirs_by_name = alternate(ours.run, running, count, repeats, failed)
+                failed(name, error)
+        mine, theirs_by_name = alternate(_turn(ours.run, count), running, repeats, failed)
     finally:
         if rivals is not None and names:
             rivals.drop()
     found = list(rows.values()) or [_row(case, None)]
     for row in found:
-        fill(row, mine, theirs_by_name.get(row.rival or "", []), count)
+        row.units_per_repeat = count
+        fill(row, mine, theirs_by_name.get(row.rival or "", []))
     return found
 
 
-def fill(row: Row, ours: list[float], theirs: list[float], count: int) -> None:
+def _units(run: Callable[[int], float], most: int, target_seconds: float) -> int:
+    """How many units take the target's seconds, judged by one."""
+    return max(1, min(most, round(target_seconds / max(run(1), 1e-9))))
+
+
+def _turn(run: Callable[[int], float], count: int) -> Callable[[], float]:
+    return lambda: run(count) / count
+
+
+def fill(row: Row, ours: list[float], theirs: list[float]) -> None:
     """Writes medians, spreads and their ratio (above 1: we are faster) into a row."""
-    row.repeats, row.units_per_repeat = len(ours), count
+    row.repeats = len(ours)
     row.ours_seconds, row.ours_min, row.ours_max = statistics.median(ours), min(ours), max(ours)
     if theirs:
         row.rival_seconds, row.rival_min, row.rival_max = statistics.median(theirs), min(theirs), max(theirs)
@@ -197,7 +208,3 @@ def set_floor(row: Row, floor: float | None) -> None:
 
 def _row(case: Case, rival: str | None) -> Row:
     return Row(kernel=case.name, unit=case.unit, rival=rival, tolerances=case.tolerances if rival else {})
-
-
-def _turn(rivals: Rivals, name: str) -> Callable[[int], float]:
-    return lambda count: rivals.run(name, count)

@@ -130,7 +130,7 @@ def _first_calls(case: Case, path: pathlib.Path, say: Say) -> tuple[first_call.F
 
 def _whole_run(case: Case, call: first_call.FirstCall) -> Row:
     row = Row(kernel=case.name, unit=case.unit)
-    measure.fill(row, [call.process_seconds], [], 1)
+    measure.fill(row, [call.process_seconds], [])
     return row
 
 
