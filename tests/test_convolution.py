@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from tmu_jax.models import convolution
+from tmu_jax.models import convolution, products
 from tmu_jax.models.convolution import conv_general_dilated, fast_convolutions
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -53,6 +53,18 @@ def assert_agrees_with_lax(shape, window, features, stride=1, padding="SAME", ch
         for convolve in (conv_general_dilated, lax.conv_general_dilated)
     ]
     assert_close(*results)
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 7, 32, 97, 100, 128, 500])
+@pytest.mark.parametrize("wanted", [0.3, 1.0, 2.7, 5.3, 16.0, 90.0, 1000.0])
+@pytest.mark.parametrize("more", [True, False])
+def test_chunks_hold_all_images_with_as_little_padding_as_there_can_be(num_images, wanted, more):
+    num_chunks, size = products._num_chunks(num_images, wanted, more)
+    assert 0 <= num_chunks * size - num_images < size
+    assert wanted >= num_images or size <= max(1, 2 * wanted)
+    near = [wanted <= divisor < 2 * wanted if more else wanted / 2 < divisor <= wanted
+            for divisor in range(1, num_images + 1) if num_images % divisor == 0]  # fmt: skip
+    assert num_chunks * size == num_images or not any(near)
 
 
 def optimized_hlo(function, *args):

@@ -15,6 +15,7 @@ References:
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -113,9 +114,16 @@ def _outer(first: Array, second: Array, geometry: Geometry) -> Array:
     return _multiply(first.reshape(-1, first.shape[-1]).T, second.reshape(-1, second.shape[-1]), geometry)
 
 
-def _num_chunks(num_images: int, geometry: Geometry) -> tuple[int, int]:
-    """How many chunks, and how many images in each, keep the transformed images within the cache."""
-    size = -(-num_images // -(-num_images * geometry.floats // geometry.chunk_floats))
+def _num_chunks(num_images: int, wanted: float, more: bool) -> tuple[int, int]:
+    """How many chunks, and how many images in each.
+
+    Chunks of equal size need no padding: the size is the divisor of `num_images` next to the one that is wanted, above
+    it or below, unless that is more than a factor of two away.
+    """
+    divisors = [size for size in range(1, num_images + 1) if num_images % size == 0]
+    near = [size for size in divisors if (wanted <= size < 2 * wanted if more else wanted / 2 < size <= wanted)]
+    equal = near[:1] if more else near[-1:]
+    size = equal[0] if equal else -(-num_images // math.ceil(num_images / wanted))
     return -(-num_images // size), size
 
 
@@ -127,8 +135,11 @@ def _chunks(images: Array, num_chunks: int, size: int) -> Array:
 
 
 def _map_chunks(function: Callable[[Array], Array], images: Array, geometry: Geometry) -> Array:
-    """`function` of all images, computed chunk after chunk."""
-    num_chunks, size = _num_chunks(images.shape[0], geometry)
+    """`function` of all images, computed chunk after chunk.
+
+    XLA splits a product over the cores once its result is large enough: chunks are rather too large than too small.
+    """
+    num_chunks, size = _num_chunks(images.shape[0], geometry.chunk_floats / geometry.floats, more=True)
     if num_chunks == 1:
         return function(images)
     results = lax.map(function, _chunks(images, num_chunks, size))
@@ -138,8 +149,14 @@ def _map_chunks(function: Callable[[Array], Array], images: Array, geometry: Geo
 def _sum_chunks(
     gradient: Callable[[Array, Array, Geometry], Array], images: Array, cotangent: Array, geometry: Geometry
 ) -> Array:
-    """The sum of `gradient` over chunks: it is bilinear, so images that fill up the last chunk add nothing."""
-    num_chunks, size = _num_chunks(images.shape[0], geometry)
+    """The sum of `gradient` over chunks: it is bilinear, so images that fill up the last chunk add nothing.
+
+    Two transformed arrays are read together, so chunks are half as large, unless the sum itself, which is read and
+    written with every chunk, is not small beside them.
+    """
+    transformed_kernel = 16 * geometry.channels * geometry.features
+    wanted = max(geometry.chunk_floats / 2, 4 * transformed_kernel) / geometry.floats
+    num_chunks, size = _num_chunks(images.shape[0], wanted, more=False)
     if num_chunks == 1:
         return gradient(images, cotangent, geometry)
 
