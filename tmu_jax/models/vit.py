@@ -34,6 +34,29 @@ def shifted_patches(images: jax.Array, patch: int) -> jax.Array:
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(n, -1, patch * patch * 5 * channels)
 
 
+class Projections(nn.Module):
+    """Queries, keys and values of every head: one kernel, multiplied in three parts.
+
+    One product for all three would be cut apart afterwards, and its gradient put together from padded parts.
+    """
+
+    num_heads: int
+    head_dim: int
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> tuple[jax.Array, ...]:
+        """Maps tokens float[n, t, d] to three float[n, t, heads, head_dim]."""
+        shape = (tokens.shape[-1], 3, self.num_heads, self.head_dim)
+
+        def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+            return nn.initializers.lecun_normal()(key, (shape[0], math.prod(shape[1:])), dtype).reshape(shape)
+
+        kernel = self.param("kernel", init, shape, self.param_dtype).astype(self.dtype)
+        return tuple(jnp.einsum("ntd,dhe->nthe", tokens.astype(self.dtype), kernel[:, part]) for part in range(3))
+
+
 class LocalitySelfAttention(nn.Module):
     """Multi-head self-attention with a learnt temperature a head and each token masked from itself.
 
@@ -51,14 +74,9 @@ class LocalitySelfAttention(nn.Module):
         """Maps tokens float[n, t, d] to float[n, t, d]."""
         chex.assert_rank(tokens, 3)
         num_tokens, width = tokens.shape[-2:]
-        project = nn.DenseGeneral(
-            (3, self.num_heads, self.head_dim),
-            use_bias=False,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name="query_key_value",
+        query, key, value = Projections(
+            self.num_heads, self.head_dim, self.dtype, self.param_dtype, name="query_key_value"
         )(tokens)
-        query, key, value = jnp.moveaxis(project, -3, 0)
         log_temperature = self.param(
             "log_temperature",
             nn.initializers.constant(0.5 * math.log(self.head_dim)),
