@@ -104,19 +104,21 @@ class Evaluation(Kernel):
 
 
 class Attack(Kernel):
-    """`features.attack_rows`: PGD of five steps, and the clean and the adversarial logits."""
+    """`features.attack_rows` as `features.adversarial` calls it: five steps, the clean and the adversarial logits."""
 
     def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
         module = models.create(settings["arch"], NUM_CLASSES, dtype="float32")
-        rows = np.arange(len(arrays["images"]), dtype=np.int32)
+        blocks = features.ATTACKED_ON_CPU if settings["device"] == "cpu" else features.ATTACKED_ELSEWHERE
+        ((rows, self._count),) = blocks.split(np.arange(len(arrays["images"]), dtype=np.int32))
         self._arguments = (
-            _on_device(arrays), _normalization(arrays), jnp.asarray(arrays["images"]), rows, arrays["labels"],
-            np.float32(settings["eps"]),
+            _on_device(arrays), _normalization(arrays), jnp.asarray(arrays["images"]), rows, arrays["labels"][rows],
+            blocks.num_blocks(self._count), np.float32(settings["eps"]),
         )  # fmt: skip
         self._statics = {"module": module, "num_steps": settings["num_steps"]}
 
     def _attack(self) -> list[np.ndarray]:
-        return [np.asarray(logits) for logits in features.attack_rows(*self._arguments, **self._statics)]
+        found = features.attack_rows(*self._arguments, **self._statics)
+        return [training.flat(logits, self._count) for logits in found]
 
     def check(self) -> Arrays:
         return dict(zip(("clean_logits", "adversarial_logits"), self._attack(), strict=True))

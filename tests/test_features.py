@@ -183,8 +183,8 @@ def test_the_perturbation_is_eps_in_pixel_units(problem):
     normalization = Normalization(np.array([0.5, 0.4, 0.3], np.float32), np.array([0.1, 0.25, 0.6], np.float32))
     rows, labels = problem.heldout.indices, problem.heldout.labels
     clean, attacked = features.attack_rows(
-        {"params": {}}, normalization, problem.pool.images, rows, labels, np.float32(EPS),
-        module=PixelLogits(), num_steps=5,
+        {"params": {}}, normalization, jnp.asarray(problem.pool.images), rows[None], labels[None], np.int32(1),
+        np.float32(EPS), module=PixelLogits(), num_steps=5,
     )  # fmt: skip
     pixels = problem.pool.images[rows] / 255
     mean, std = normalization
@@ -262,10 +262,10 @@ def test_float32_pixels_are_attacked(problem, plain):
     """The pool's bytes are scaled to 0..1 first: the clean logits are those of `predict`."""
     images = jnp.asarray(problem.pool.images)
     clean, _ = features.attack_rows(
-        plain.variables, plain.normalization, images, problem.forget.indices[:16], problem.forget.labels[:16],
-        np.float32(EPS), module=plain.module, num_steps=5,
+        plain.variables, plain.normalization, images, problem.forget.indices[None, :16],
+        problem.forget.labels[None, :16], np.int32(1), np.float32(EPS), module=plain.module, num_steps=5,
     )  # fmt: skip
-    np.testing.assert_allclose(clean, tmu_jax.predict(plain, problem.forget)[0][:16], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(clean[0], tmu_jax.predict(plain, problem.forget)[0][:16], rtol=1e-4, atol=1e-4)
 
 
 def test_one_program_attacks_any_number_of_samples_at_any_radius():

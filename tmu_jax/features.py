@@ -19,9 +19,21 @@ import optax
 from tmu_jax.attacks import adversarial_cross_entropy, attack_batch
 from tmu_jax.data import Split
 from tmu_jax.neighbors import mean_nearest_distance
-from tmu_jax.training import Normalization, TrainedModel, Variables, device_images, normalize, predict
+from tmu_jax.training import (
+    Blocks,
+    Normalization,
+    TrainedModel,
+    Variables,
+    device_images,
+    evaluation_blocks,
+    flat,
+    normalize,
+    over_blocks,
+    predict,
+)
 
 FEATURES = ("NF", "AF", "CF")
+ATTACKED_ON_CPU, ATTACKED_ELSEWHERE = Blocks(32, 8), Blocks(128, 1)
 
 
 def nearest_distance(
@@ -79,7 +91,7 @@ def adversarial(
     eps: float,
     num_steps: int = 5,
     order: Literal["clean_target", "adversarial_target"] = "clean_target",
-    block: int = 128,
+    block: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """AF: cross-entropy between the clean and the adversarial prediction of each sample.
@@ -90,7 +102,7 @@ def adversarial(
       eps: L-infinity radius in pixel units, 0..1.
       num_steps: steps of eps/3 each.
       order: "clean_target" (the softmax of the clean logits is the target) or "adversarial_target".
-      block: samples attacked in one call.
+      block: samples attacked together; by default 32 on a CPU, where they stay in its cache, and 128 elsewhere.
       progress: called with (samples done, samples in all).
 
     Returns:
@@ -102,7 +114,8 @@ def adversarial(
     """
     if not 0 < eps <= 1:
         raise ValueError(f"eps={eps} must be above 0 and at most 1, in pixel units (4/255, say)")
-    if num_steps < 1 or block < 1:
+    blocks = evaluation_blocks(ATTACKED_ON_CPU, ATTACKED_ELSEWHERE) if block is None else Blocks(block, 1)
+    if num_steps < 1 or blocks.size < 1:
         raise ValueError(f"num_steps={num_steps} and block={block} must be at least 1")
     if order not in ("clean_target", "adversarial_target"):
         raise ValueError(f"order={order!r}; choose 'clean_target' or 'adversarial_target'")
@@ -110,25 +123,26 @@ def adversarial(
         raise ValueError("samples holds no images; give at least one")
     # A radius of 0.25/255 is lost in bfloat16's rounding of the pixels.
     module = model.module.clone(dtype=jnp.float32) if hasattr(model.module, "dtype") else model.module
-    images, labels = device_images(samples.pool), samples.labels
+    images, labels = device_images(samples.pool), samples.pool.labels
     features, successes = [], []
-    for start in range(0, len(samples), block):
-        rows = samples.indices[start : start + block]
+    done = 0
+    for rows, count in blocks.split(samples.indices):
         clean, attacked = attack_rows(
             model.variables,
             model.normalization,
             images,
-            np.resize(rows, block),
-            np.resize(labels[start : start + block], block),
+            rows,
+            labels[rows],
+            blocks.num_blocks(count),
             np.float32(eps),
             module=module,
             num_steps=num_steps,
         )
-        feature = adversarial_cross_entropy(clean, attacked, order=order)
-        features.append(np.asarray(feature)[: len(rows)])
-        successes.append(np.argmax(np.asarray(attacked)[: len(rows)], -1) != labels[start : start + block])
+        features.append(flat(adversarial_cross_entropy(clean, attacked, order=order), count))
+        successes.append(np.argmax(flat(attacked, count), -1) != samples.labels[done : done + count])
+        done += count
         if progress is not None:
-            progress(start + len(rows), len(samples))
+            progress(done, len(samples))
     return np.concatenate(features), np.concatenate(successes)
 
 
@@ -139,20 +153,24 @@ def attack_rows(
     pool_images: jax.Array,
     rows: jax.Array,
     labels: jax.Array,
+    num_blocks: jax.Array,
     eps: jax.Array,
     *,
     module: nn.Module,
     num_steps: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Clean and adversarial logits of rows int32[n] of the pool, float32[n, classes] each."""
+    """Clean and adversarial logits of rows int32[count, size] of the pool with their labels; see `over_blocks`."""
 
     def logits_fn(image: jax.Array) -> jax.Array:
         return module.apply(variables, normalize(image[None], normalization), train=False)[0][0]
 
-    images = pool_images[rows].astype(jnp.float32) / 255
-    attacked = attack_batch(logits_fn, images, labels, eps=eps, num_steps=num_steps)
-    both = [module.apply(variables, normalize(x, normalization), train=False)[0] for x in (images, attacked)]
-    return both[0], both[1]
+    def attack_block(rows: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        images = pool_images[rows].astype(jnp.float32) / 255
+        attacked = attack_batch(logits_fn, images, labels, eps=eps, num_steps=num_steps)
+        both = [module.apply(variables, normalize(x, normalization), train=False)[0] for x in (images, attacked)]
+        return both[0], both[1]
+
+    return over_blocks(attack_block, num_blocks, jnp.asarray(rows), jnp.asarray(labels))
 
 
 def curriculum_loss(model: TrainedModel, samples: Split) -> np.ndarray:

@@ -498,14 +498,68 @@ def pixel_statistics(data: Split) -> Normalization:
     return Normalization(mean.astype(np.float32), std.astype(np.float32))
 
 
+class Blocks(NamedTuple):
+    """How many images an evaluation takes together, and how many times in one call."""
+
+    size: int
+    per_call: int
+
+    def split(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+        """Rows int32[n] as int32[per_call, size], filled up by repeating them, and how many are real; once a call."""
+        most = self.size * self.per_call
+        for start in range(0, len(rows), most):
+            part = rows[start : start + most]
+            yield np.resize(part, (self.per_call, self.size)), len(part)
+
+    def num_blocks(self, num_rows: int) -> np.int32:
+        """Blocks that hold so many rows."""
+        return np.int32(-(-num_rows // self.size))
+
+
+def evaluation_blocks(on_cpu: Blocks, elsewhere: Blocks) -> Blocks:
+    """The blocks for this platform: few images on a CPU, where they stay in its cache."""
+    return on_cpu if jax.default_backend() == "cpu" else elsewhere
+
+
+def over_blocks(function: Callable[..., Any], num_blocks: jax.Array, *blocks: jax.Array) -> Any:
+    """`function` of the first blocks, one after another in one loop: their memory is taken once.
+
+    Args:
+      function: of one block of each array.
+      num_blocks: int32[], at most `count`; dynamic, so that one program serves any number of images.
+      *blocks: arrays [count, size, ...].
+
+    Returns:
+      What the function returns, stacked, [count, ...]; zeros beyond the first `num_blocks`.
+    """
+    one = jax.eval_shape(function, *(part[0] for part in blocks))
+    start = jax.tree.map(lambda result: jnp.zeros((len(blocks[0]), *result.shape), result.dtype), one)
+
+    def body(i: jax.Array, results: Any) -> Any:
+        found = function(*(part[i] for part in blocks))
+        return jax.tree.map(lambda every, result: every.at[i].set(result), results, found)
+
+    return jax.lax.fori_loop(0, num_blocks, body, start)
+
+
 @functools.partial(jax.jit, static_argnames=("module",))
 def predict_rows(
-    variables: Variables, normalization: Normalization, pool_images: jax.Array, rows: jax.Array, *, module: nn.Module
+    variables: Variables,
+    normalization: Normalization,
+    pool_images: jax.Array,
+    rows: jax.Array,
+    num_blocks: jax.Array,
+    *,
+    module: nn.Module,
 ) -> tuple[jax.Array, jax.Array]:
-    """Logits and embeddings of rows int32[n] of the pool, in evaluation mode; batch statistics are only read."""
-    images = pool_images[rows].astype(jnp.float32) / 255
-    logits, embeddings = module.apply(variables, normalize(images, normalization), train=False)
-    return jnp.asarray(logits), jnp.asarray(embeddings)
+    """Logits and embeddings of rows int32[count, size] of the pool, in evaluation mode; see `over_blocks`."""
+
+    def predict_block(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        images = pool_images[rows].astype(jnp.float32) / 255
+        logits, embeddings = module.apply(variables, normalize(images, normalization), train=False)
+        return jnp.asarray(logits), jnp.asarray(embeddings)
+
+    return over_blocks(predict_block, num_blocks, jnp.asarray(rows))
 
 
 def predict(model: TrainedModel, data: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -518,13 +572,18 @@ def predict(model: TrainedModel, data: Split) -> tuple[np.ndarray, np.ndarray]:
     Returns:
       (logits float32[n, classes], embeddings float32[n, d]), in the split's order; empty for an empty split.
     """
-    block = 250 if jax.default_backend() == "cpu" else 2000
+    blocks = evaluation_blocks(Blocks(32, 32), Blocks(2000, 1))
     images = device_images(data.pool)
     outputs = []
-    for start in range(0, max(len(data), 1), block):
-        rows = data.indices[start : start + block]
-        padded = np.pad(rows, (0, block - len(rows)))
-        logits, embeddings = predict_rows(model.variables, model.normalization, images, padded, module=model.module)
-        outputs.append((np.asarray(logits)[: len(rows)], np.asarray(embeddings)[: len(rows)]))
-    logits_blocks, embedding_blocks = zip(*outputs, strict=True)
-    return np.concatenate(logits_blocks), np.concatenate(embedding_blocks)
+    for rows, count in blocks.split(data.indices) if len(data) else [(np.zeros(blocks[::-1], np.int32), 0)]:
+        found = predict_rows(
+            model.variables, model.normalization, images, rows, blocks.num_blocks(count), module=model.module
+        )
+        outputs.append([flat(part, count) for part in found])
+    logits, embeddings = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+    return logits, embeddings
+
+
+def flat(blocks: jax.Array, count: int) -> np.ndarray:
+    """The first `count` rows of blocks [count of blocks, size, ...], on the host."""
+    return np.asarray(blocks).reshape(-1, *blocks.shape[2:])[:count]
