@@ -160,18 +160,23 @@ def _nearest_of_block(
     """
     products = jnp.matmul(queries, bank.rows.T, precision=jax.lax.Precision.HIGHEST)
     query_squares = _squares(queries)
-    rounded = (query_squares[:, None] + bank_squares[None, :]) - 2.0 * products
-    rounded = jnp.where(query_groups[:, None] == bank.groups[None, :], rounded, jnp.inf)
+
+    def rounded(products: jax.Array, squares: jax.Array, groups: jax.Array) -> jax.Array:
+        """Squared distances; called on the whole and on a few, so that of the whole only the products are stored."""
+        distances = (query_squares[:, None] + squares) - 2.0 * products
+        return jnp.where(query_groups[:, None] == groups, distances, jnp.inf)
 
     # Tile g holds the rows g, g + num_tiles, ...: minima over a leading axis vectorise.
     num_tiles = bank.rows.shape[0] // _TILE_ROWS
-    minima = jnp.min(rounded.reshape(-1, _TILE_ROWS, num_tiles), axis=1)
+    whole = rounded(products, bank_squares[None, :], bank.groups[None, :])
+    minima = jnp.min(whole.reshape(-1, _TILE_ROWS, num_tiles), axis=1)
     num_chosen = min(k + _SPARE_CANDIDATES, num_tiles)
     least_minima, tiles = _smallest(minima, num_chosen)
     members = jnp.arange(_TILE_ROWS)[None, :, None] * num_tiles + tiles[:, None, :]
     members = members.reshape(queries.shape[0], -1)
     num_candidates = min(k + _SPARE_CANDIDATES, members.shape[1])
-    least, positions = _smallest(jnp.take_along_axis(rounded, members, axis=1), num_candidates)
+    of_members = rounded(jnp.take_along_axis(products, members, axis=1), bank_squares[members], bank.groups[members])
+    least, positions = _smallest(of_members, num_candidates)
     candidates = jnp.take_along_axis(members, positions, axis=1)
 
     squares = _squares(queries[:, None, :] - bank.rows[candidates])
@@ -204,6 +209,12 @@ def _squares(rows: jax.Array) -> jax.Array:
     return jnp.sum(jnp.square(rows), axis=-1)
 
 
+@jax.jit
+def _are_usable(rows: jax.Array) -> jax.Array:
+    """Whether all rows are finite and sums of a few of their squared norms do not overflow; NaN compares as false."""
+    return jnp.all(_squares(rows) < float(jnp.finfo(jnp.float32).max) / 16)
+
+
 def _smallest(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     negative, positions = jax.lax.top_k(-values, count)
     return -negative, positions
@@ -222,8 +233,7 @@ def _checked_rows(name: str, rows: ArrayLike, groups: ArrayLike | None) -> tuple
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"{name} must be floating point, got {array.dtype}")
     array = array.astype(jnp.float32)
-    # Sums of a few squared norms must not overflow; the comparison is false for NaN.
-    if not bool(jnp.all(_squares(array) < float(jnp.finfo(jnp.float32).max) / 16)):
+    if not bool(_are_usable(array)):
         raise ValueError(f"{name} must be finite, with norms below 4e18; some rows are not")
     if groups is None:
         return array, jnp.zeros(array.shape[0], jnp.int32)
