@@ -155,7 +155,7 @@ def measure(
         say(f"  {name}: {rows[name].error}")
 
     try:
-        count = _units(ours.run, MOST_UNITS, target_seconds)
+        count = max(case.least, _units(ours.run, MOST_UNITS, target_seconds))
         for name, row in rows.items():
             assert rivals is not None
             try:
@@ -166,7 +166,8 @@ def measure(
                 say(f"  {name}: outputs agree ({worst})")
                 run = functools.partial(rivals.run, name)
                 # A slower rival takes fewer units in a repeat.
-                row.rival_units_per_repeat = _units(run, count, target_seconds) if count > 1 else 1
+                units = _units(run, count, target_seconds) if count > case.least else count
+                row.rival_units_per_repeat = max(case.least, units)
                 running[name] = _turn(run, row.rival_units_per_repeat)
             except (RivalError, MismatchError) as error:
                 failed(name, error)

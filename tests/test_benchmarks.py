@@ -85,6 +85,15 @@ def test_sides_take_turns_and_ratios_are_rival_over_ours():
     assert rows[1].differences["value"] == pytest.approx(0.001 / 4)
 
 
+def test_a_repeat_takes_at_least_the_units_of_its_case():
+    log: list[str] = []
+    case = dataclasses.replace(CASE, least=4)
+    fakes = Fakes(log, {"A": 4.0, "B": 1.0}, {"A": [1.0, -4.0], "B": [1.0, -4.0]})
+    for row in measure.measure(case, Ours(log), fakes, pathlib.Path(), 5, lambda _: None):
+        assert row.units_per_repeat == row.rival_units_per_repeat == 4
+        assert row.ours_seconds == pytest.approx(2.0)  # of one unit
+
+
 def test_an_output_that_differs_aborts_its_row_alone():
     rows, log = measured({"A": 5.0, "B": 1.0}, {"A": [1.1, -4.0], "B": [1.0, -4.0]})
     assert "B" in log
