@@ -116,7 +116,7 @@ def adversarial(
         raise ValueError(f"eps={eps} must be above 0 and at most 1, in pixel units (4/255, say)")
     blocks = evaluation_blocks(ATTACKED_ON_CPU, ATTACKED_ELSEWHERE) if block is None else Blocks(block, 1)
     if num_steps < 1 or blocks.size < 1:
-        raise ValueError(f"num_steps={num_steps} and block={block} must be at least 1")
+        raise ValueError(f"num_steps={num_steps} and block={blocks.size} must be at least 1")
     if order not in ("clean_target", "adversarial_target"):
         raise ValueError(f"order={order!r}; choose 'clean_target' or 'adversarial_target'")
     if not len(samples):
