@@ -163,7 +163,9 @@ def _notes(options: Options, scale: Scale) -> list[str]:
         notes.append(f"only {options.repeats} repeats, where {FEWEST_REPEATS} are usual")
     load = os.getloadavg()[0]
     if load > rivals.THREADS / 2:
-        notes.append(f"load average {load:.1f} on {rivals.THREADS} cores at the start: other work disturbed all times")
+        notes.append(
+            f"load average {load:.1f} on {rivals.THREADS} cores at the start: other work may have disturbed the times"
+        )
     if scale.name == "tiny":
         notes.append("sizes of a test: the comparisons count, the times mean nothing")
     return notes

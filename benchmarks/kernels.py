@@ -108,7 +108,7 @@ class Attack(Kernel):
 
     def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
         module = models.create(settings["arch"], NUM_CLASSES, dtype="float32")
-        blocks = features.ATTACKED_ON_CPU if settings["device"] == "cpu" else features.ATTACKED_ELSEWHERE
+        blocks = training.evaluation_blocks(features.ATTACKED_ON_CPU, features.ATTACKED_ELSEWHERE)
         ((rows, self._count),) = blocks.split(np.arange(len(arrays["images"]), dtype=np.int32))
         self._arguments = (
             _on_device(arrays), _normalization(arrays), jnp.asarray(arrays["images"]), rows, arrays["labels"][rows],
@@ -118,7 +118,7 @@ class Attack(Kernel):
 
     def _attack(self) -> list[np.ndarray]:
         found = features.attack_rows(*self._arguments, **self._statics)
-        return [training.flat(logits, self._count) for logits in found]
+        return [training.first_rows(logits, self._count) for logits in found]
 
     def check(self) -> Arrays:
         return dict(zip(("clean_logits", "adversarial_logits"), self._attack(), strict=True))

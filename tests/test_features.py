@@ -14,7 +14,7 @@ import tmu_jax
 from tests.tiny import PlainNet, TinyNet, tiny_data
 from tmu_jax import features
 from tmu_jax.data import Split
-from tmu_jax.training import Normalization, Recipe, TrainedModel
+from tmu_jax.training import Blocks, Normalization, Recipe, TrainedModel
 
 EPS = 8 / 255
 
@@ -251,6 +251,19 @@ def test_progress_counts_samples(problem, plain):
     calls = []
     features.adversarial(plain, problem.forget, eps=EPS, block=16, progress=lambda *call: calls.append(call))
     assert calls == [(16, 18), (18, 18)]
+
+
+@pytest.mark.parametrize("count", [1, 21, 22, 37])
+def test_several_blocks_a_call_equal_one_after_another(problem, plain, monkeypatch, count):
+    samples = Split(problem.pool, problem.train.indices[::-1][:count])
+    assert len(samples) == count
+    alone = features.adversarial(plain, samples, eps=EPS, block=count)
+    monkeypatch.setattr(features, "evaluation_blocks", lambda on_cpu, elsewhere: Blocks(7, 3))
+    done = []
+    together = features.adversarial(plain, samples, eps=EPS, progress=lambda now, all_: done.append((now, all_)))
+    np.testing.assert_allclose(together[0], alone[0], rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(together[1], alone[1])
+    assert done == [(min(now, count), count) for now in range(21, count + 21, 21)]
 
 
 def test_an_unknown_order_is_refused(problem, plain):

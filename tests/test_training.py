@@ -246,6 +246,21 @@ def test_training_on_nothing_is_refused(problem):
         tmu_jax.train(TinyNet(), Split(problem.pool, np.zeros(0, np.int32)), key=jax.random.key(0))
 
 
+@pytest.mark.parametrize("count", [0, 1, 7, 20, 21, 22, 50])
+def test_evaluation_in_blocks_equals_the_module_applied_to_all_images(problem, monkeypatch, count):
+    """Blocks of 7 images, 3 a call: one image, full and partial blocks, full and partial calls."""
+    model = tmu_jax.train(TinyNet(), problem.train, recipe=Recipe(epochs=1, batch_size=20), key=jax.random.key(0))
+    monkeypatch.setattr(training, "evaluation_blocks", lambda on_cpu, elsewhere: training.Blocks(7, 3))
+    every = Split(problem.pool, problem.train.indices[::-1])
+    outputs = tmu_jax.predict(model, Split(problem.pool, every.indices[:count]))
+    pixels = training.normalize(jnp.asarray(every.images, jnp.float32) / 255, model.normalization)
+    expected = [part[:count] for part in model.module.apply(model.variables, pixels, train=False)]
+    for ours, direct in zip(outputs, expected, strict=True):
+        assert ours.shape == direct.shape
+        assert len(ours) == count
+        np.testing.assert_allclose(ours, direct, rtol=1e-4, atol=1e-5)
+
+
 def test_evaluation_is_one_program_for_splits_of_any_size(problem):
     model = tmu_jax.train(
         TinyNet(width=5), problem.train, recipe=Recipe(epochs=1, batch_size=20), key=jax.random.key(0)

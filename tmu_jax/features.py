@@ -26,7 +26,7 @@ from tmu_jax.training import (
     Variables,
     device_images,
     evaluation_blocks,
-    flat,
+    first_rows,
     normalize,
     over_blocks,
     predict,
@@ -138,8 +138,8 @@ def adversarial(
             module=module,
             num_steps=num_steps,
         )
-        features.append(flat(adversarial_cross_entropy(clean, attacked, order=order), count))
-        successes.append(np.argmax(flat(attacked, count), -1) != samples.labels[done : done + count])
+        features.append(first_rows(adversarial_cross_entropy(clean, attacked, order=order), count))
+        successes.append(np.argmax(first_rows(attacked, count), -1) != samples.labels[done : done + count])
         done += count
         if progress is not None:
             progress(done, len(samples))
@@ -159,7 +159,7 @@ def attack_rows(
     module: nn.Module,
     num_steps: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Clean and adversarial logits of rows int32[count, size] of the pool with their labels; see `over_blocks`."""
+    """Clean and adversarial logits of rows int32[per_call, size] of the pool with their labels; see `over_blocks`."""
 
     def logits_fn(image: jax.Array) -> jax.Array:
         return module.apply(variables, normalize(image[None], normalization), train=False)[0][0]

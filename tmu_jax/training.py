@@ -505,9 +505,16 @@ class Blocks(NamedTuple):
     per_call: int
 
     def split(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-        """Rows int32[n] as int32[per_call, size], filled up by repeating them, and how many are real; once a call."""
+        """Yields the rows of one call after another; without any, one call of none.
+
+        Args:
+          rows: int32[n].
+
+        Yields:
+          Rows int32[per_call, size], filled up by repeating them, and how many of them, from the first on, are real.
+        """
         most = self.size * self.per_call
-        for start in range(0, len(rows), most):
+        for start in range(0, max(len(rows), 1), most):
             part = rows[start : start + most]
             yield np.resize(part, (self.per_call, self.size)), len(part)
 
@@ -526,11 +533,11 @@ def over_blocks(function: Callable[..., Any], num_blocks: jax.Array, *blocks: ja
 
     Args:
       function: of one block of each array.
-      num_blocks: int32[], at most `count`; dynamic, so that one program serves any number of images.
-      *blocks: arrays [count, size, ...].
+      num_blocks: int32[], at most `per_call`; dynamic, so that one program serves any number of images.
+      *blocks: arrays [per_call, size, ...].
 
     Returns:
-      What the function returns, stacked, [count, ...]; zeros beyond the first `num_blocks`.
+      What the function returns, stacked, [per_call, ...]; zeros beyond the first `num_blocks`.
     """
     one = jax.eval_shape(function, *(part[0] for part in blocks))
     start = jax.tree.map(lambda result: jnp.zeros((len(blocks[0]), *result.shape), result.dtype), one)
@@ -552,7 +559,7 @@ def predict_rows(
     *,
     module: nn.Module,
 ) -> tuple[jax.Array, jax.Array]:
-    """Logits and embeddings of rows int32[count, size] of the pool, in evaluation mode; see `over_blocks`."""
+    """Logits and embeddings of rows int32[per_call, size] of the pool, in evaluation mode; see `over_blocks`."""
 
     def predict_block(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
         images = pool_images[rows].astype(jnp.float32) / 255
@@ -575,15 +582,15 @@ def predict(model: TrainedModel, data: Split) -> tuple[np.ndarray, np.ndarray]:
     blocks = evaluation_blocks(Blocks(32, 32), Blocks(2000, 1))
     images = device_images(data.pool)
     outputs = []
-    for rows, count in blocks.split(data.indices) if len(data) else [(np.zeros(blocks[::-1], np.int32), 0)]:
+    for rows, count in blocks.split(data.indices):
         found = predict_rows(
             model.variables, model.normalization, images, rows, blocks.num_blocks(count), module=model.module
         )
-        outputs.append([flat(part, count) for part in found])
+        outputs.append([first_rows(part, count) for part in found])
     logits, embeddings = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
     return logits, embeddings
 
 
-def flat(blocks: jax.Array, count: int) -> np.ndarray:
-    """The first `count` rows of blocks [count of blocks, size, ...], on the host."""
+def first_rows(blocks: jax.Array, count: int) -> np.ndarray:
+    """The first `count` rows of blocks [blocks, size, ...], on the host, [count, ...]."""
     return np.asarray(blocks).reshape(-1, *blocks.shape[2:])[:count]
