@@ -17,6 +17,12 @@ from tmu_jax.data import Split
 from tmu_jax.training import Recipe, Stream
 
 
+class SeparateNet(PlainNet):
+    """Says that it does not mix images."""
+
+    images_are_independent = True
+
+
 @pytest.fixture(scope="module")
 def problem():
     return tmu_jax.data.forget_subset(tiny_data(), target_classes=[1], num_forget=10)
@@ -42,11 +48,11 @@ def test_ascent_ends_at_the_loss_of_a_uniform_guess():
     np.testing.assert_array_equal(gradient(above), 0)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_steps_equal_a_loop_written_out(problem, optimizer):
+# A bias before batch norm has no gradient but rounding noise, and Adam would take full steps along it.
+@pytest.mark.parametrize(("net", "optimizer"), [(TinyNet, "sgd"), (PlainNet, "adam"), (SeparateNet, "sgd")])
+def test_steps_equal_a_loop_written_out(problem, net, optimizer):
     """Two steps of the compiled loop against optax's own optimiser, an eager forward and a hand-written loss."""
-    # A bias before batch norm has no gradient but rounding noise, and Adam would take full steps along it.
-    model, data = (TinyNet() if optimizer == "sgd" else PlainNet()), problem.train
+    model, data = net(), problem.train
     recipe = Recipe(epochs=1, batch_size=100, learning_rate=0.05, schedule="constant", optimizer=optimizer)
     key = jax.random.key(3)
     normalization = training.pixel_statistics(data)
@@ -81,6 +87,32 @@ def test_steps_equal_a_loop_written_out(problem, optimizer):
     expected = {"params": params, **({"batch_stats": stats} if stats else {})}
     chex.assert_trees_all_close(got, expected, rtol=2e-4, atol=2e-5)
     assert losses == pytest.approx([np.mean(expected_losses)], rel=1e-4)
+
+
+@pytest.mark.parametrize(("batch_size", "num_parts"), [(128, 8), (100, 10), (24, 2), (8, 1), (127, 1), (7, 1)])
+def test_a_batch_is_cut_where_the_module_allows_it(batch_size, num_parts):
+    assert training._num_parts(SeparateNet(), batch_size) == num_parts
+    assert training._num_parts(PlainNet(), batch_size) == 1
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 3, 6])
+def test_mean_over_parts_is_the_mean(num_parts):
+    values, others = np.arange(12.0, dtype=np.float32).reshape(6, 2), np.arange(6.0, dtype=np.float32)
+    got = training.mean_over_parts(
+        lambda part, other: {"a": part.mean(0), "b": (other**2).mean()}, num_parts, jnp.asarray(values), others
+    )
+    chex.assert_trees_all_close(got, {"a": values.mean(0), "b": np.float32((others**2).mean())}, rtol=1e-6)
+
+
+def test_vit_does_not_mix_images():
+    """What it says of itself: an image's outputs in training have no gradient by another image."""
+    model = tmu_jax.models.ViT(3, patch=2, depth=2, width=6, num_heads=2, head_dim=3, mlp_width=8)
+    assert model.images_are_independent
+    images = jax.random.normal(jax.random.key(0), (3, 4, 4, 3))
+    variables = model.init(jax.random.key(1), images)
+    gradient = jax.grad(lambda images: model.apply(variables, images, train=True)[0][1].var())(images)
+    assert jnp.abs(gradient[1]).max() > 0
+    np.testing.assert_array_equal(gradient[np.array([0, 2])], 0)
 
 
 def test_compiled_equals_eager(problem):
