@@ -128,11 +128,10 @@ def test_block_size_changes_no_result_and_bounds_the_block():
     for block_size in (1, 29):
         blockwise = neighbors.nearest_distances(queries, bank, block_size=block_size)
         np.testing.assert_allclose(blockwise, whole, rtol=1e-5)
-    padded = neighbors._Bank(jnp.zeros((320, 9)), jnp.zeros(320, jnp.int32), jnp.ones(320, bool))
-    nearest = functools.partial(neighbors._nearest, bank=padded, k=5, block=3)
-    program = jax.make_jaxpr(nearest)(jnp.asarray(queries), jnp.zeros(30, jnp.int32))
-    assert "f32[3,320]" in str(program)
-    assert "f32[30,320]" not in str(program)
+    nearest = functools.partial(neighbors._nearest, k=5, block=3)
+    program = jax.make_jaxpr(nearest)(queries, np.zeros(30, np.int32), bank, np.zeros(300, np.int32))
+    assert "f32[3,300]" in str(program)
+    assert "f32[30,300]" not in str(program)
 
 
 def test_no_queries_give_no_rows():

@@ -8,7 +8,6 @@ is recognised (see `_nearest_of_block`) and answered by differences over the who
 
 import functools
 import math
-from typing import NamedTuple
 
 import chex
 import jax
@@ -19,9 +18,11 @@ from jax.typing import ArrayLike
 # `top_k` over a whole bank is slow on CPUs: the least minima of tiles of this many rows are found first.
 _TILE_ROWS = 32
 # Candidates beyond k: what rounding may put in the wrong order, without a search of the whole bank.
-_SPARE_CANDIDATES = 16
+_SPARE_CANDIDATES = 4
 # Entries of one block of distances when the caller sets no block size (64 MiB of float32).
 _BLOCK_ENTRIES = 2**24
+# Most queries of a block on a CPU: what is computed from their distances finds more of them in its cache.
+_QUERIES_ON_CPU = 256
 # Queries searched together over the whole bank; a fixed number, so that this compiles once for a bank.
 _SEARCH_ROWS = 64
 
@@ -72,15 +73,14 @@ def nearest_distances(
         return jnp.zeros((0, k), jnp.float32)
 
     found = min(k, num_bank)
-    most = block_size or max(1, _BLOCK_ENTRIES // num_bank)
+    most = block_size or _queries_together(num_bank)
     block = math.ceil(num_queries / math.ceil(num_queries / most))
-    padded_bank = _Bank(*(_pad_rows(part, _TILE_ROWS) for part in (*bank_rows, jnp.ones(num_bank, bool))))
-    distances, certain = _nearest(*(_pad_rows(part, block) for part in query_rows), padded_bank, k=found, block=block)
-    distances = np.array(distances[:num_queries])
-    doubtful = np.flatnonzero(~np.asarray(certain[:num_queries]))
+    results = _nearest(*query_rows, *bank_rows, k=found, block=block)
+    distances, certain = (np.array(part) for part in results)
+    doubtful = np.flatnonzero(~certain)
     for start in range(0, doubtful.size, _SEARCH_ROWS):
         rows = doubtful[start : start + _SEARCH_ROWS]
-        searched = _search(*(_pad_rows(part[rows], _SEARCH_ROWS) for part in query_rows), padded_bank, k=found)
+        searched = _search(*(part[np.resize(rows, _SEARCH_ROWS)] for part in query_rows), *bank_rows, k=found)
         distances[rows] = np.asarray(searched)[: rows.size]
     missing = np.full((num_queries, k - found), np.inf, np.float32)
     return jnp.asarray(np.concatenate([distances, missing], axis=1))
@@ -127,30 +127,40 @@ def mean_nearest_distance(
     return jnp.sum(jnp.where(finite, distances, 0.0), axis=1) / num_finite.astype(distances.dtype)
 
 
-class _Bank(NamedTuple):
-    """A bank padded to a multiple of `_TILE_ROWS` rows."""
-
-    rows: jax.Array  # float32[m, d]
-    groups: jax.Array  # int32[m]
-    is_real: jax.Array  # bool[m], False for padding
+def _queries_together(num_bank: int) -> int:
+    """Queries of a block when the caller sets no number."""
+    most = max(1, _BLOCK_ENTRIES // num_bank)
+    return min(most, _QUERIES_ON_CPU) if jax.default_backend() == "cpu" else most
 
 
 @functools.partial(jax.jit, static_argnames=("k", "block"))
 def _nearest(
-    queries: jax.Array, query_groups: jax.Array, bank: _Bank, *, k: int, block: int
+    queries: jax.Array, query_groups: jax.Array, bank: jax.Array, bank_groups: jax.Array, *, k: int, block: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Distances float32[n, k] and whether they are certain, bool[n]; n is a multiple of `block`."""
-    chex.assert_rank([queries, bank.rows], 2)
-    bank_squares = jnp.where(bank.is_real, _squares(bank.rows), jnp.inf)
+    """Distances float32[n, k] and whether they are certain, bool[n], from blocks of so many queries."""
+    chex.assert_rank([queries, bank], 2)
+    bank_squares = _squares(bank)
     distances, certain = jax.lax.map(
-        lambda one: _nearest_of_block(one[0], one[1], bank, bank_squares, k=k),
-        (queries.reshape(-1, block, queries.shape[1]), query_groups.reshape(-1, block)),
+        lambda one: _nearest_of_block(*one, bank, bank_groups, bank_squares, k=k),
+        tuple(_blocks(part, block) for part in (queries, query_groups)),
     )
-    return distances.reshape(-1, k), certain.reshape(-1)
+    return distances.reshape(-1, k)[: len(queries)], certain.reshape(-1)[: len(queries)]
+
+
+def _blocks(rows: jax.Array, block: int) -> jax.Array:
+    """Rows [blocks, block, ...], with zeros behind the last."""
+    missing = -len(rows) % block
+    return jnp.pad(rows, ((0, missing), *((0, 0) for _ in rows.shape[1:]))).reshape(-1, block, *rows.shape[1:])
 
 
 def _nearest_of_block(
-    queries: jax.Array, query_groups: jax.Array, bank: _Bank, bank_squares: jax.Array, *, k: int
+    queries: jax.Array,
+    query_groups: jax.Array,
+    bank: jax.Array,
+    bank_groups: jax.Array,
+    bank_squares: jax.Array,
+    *,
+    k: int,
 ) -> tuple[jax.Array, jax.Array]:
     """The k nearest among candidates chosen by rounded distances, and whether no other row can be nearer.
 
@@ -158,7 +168,7 @@ def _nearest_of_block(
     than the k-th distance r found has a norm of at most |q| + r, so that its terms sum to at most (2|q| + r)^2 and its
     rounding error, growing as the square root of the number of terms, stays within `margin`.
     """
-    products = jnp.matmul(queries, bank.rows.T, precision=jax.lax.Precision.HIGHEST)
+    products = jnp.matmul(queries, bank.T, precision=jax.lax.Precision.HIGHEST)
     query_squares = _squares(queries)
 
     def rounded(products: jax.Array, squares: jax.Array, groups: jax.Array) -> jax.Array:
@@ -166,27 +176,30 @@ def _nearest_of_block(
         distances = (query_squares[:, None] + squares) - 2.0 * products
         return jnp.where(query_groups[:, None] == groups, distances, jnp.inf)
 
-    # Tile g holds the rows g, g + num_tiles, ...: minima over a leading axis vectorise.
-    num_tiles = bank.rows.shape[0] // _TILE_ROWS
-    whole = rounded(products, bank_squares[None, :], bank.groups[None, :])
-    minima = jnp.min(whole.reshape(-1, _TILE_ROWS, num_tiles), axis=1)
+    # Tile g holds the rows g, g + num_tiles, ...: minima over a leading axis vectorise. Rows that fill no tile are
+    # looked at for every query.
+    num_tiles = len(bank) // _TILE_ROWS
+    tiled = num_tiles * _TILE_ROWS
+    members = jnp.broadcast_to(jnp.arange(tiled, len(bank)), (len(queries), len(bank) - tiled))
+    threshold = jnp.full(len(queries), jnp.inf)
     num_chosen = min(k + _SPARE_CANDIDATES, num_tiles)
-    least_minima, tiles = _smallest(minima, num_chosen)
-    members = jnp.arange(_TILE_ROWS)[None, :, None] * num_tiles + tiles[:, None, :]
-    members = members.reshape(queries.shape[0], -1)
+    if num_chosen:
+        whole = rounded(products[:, :tiled], bank_squares[None, :tiled], bank_groups[None, :tiled])
+        least_minima, tiles = _smallest(jnp.min(whole.reshape(-1, _TILE_ROWS, num_tiles), axis=1), num_chosen)
+        of_tiles = jnp.arange(_TILE_ROWS)[None, :, None] * num_tiles + tiles[:, None, :]
+        members = jnp.concatenate([of_tiles.reshape(len(queries), -1), members], axis=1)
+        if num_chosen < num_tiles:
+            threshold = least_minima[:, -1]
     num_candidates = min(k + _SPARE_CANDIDATES, members.shape[1])
-    of_members = rounded(jnp.take_along_axis(products, members, axis=1), bank_squares[members], bank.groups[members])
+    of_members = rounded(jnp.take_along_axis(products, members, axis=1), bank_squares[members], bank_groups[members])
     least, positions = _smallest(of_members, num_candidates)
     candidates = jnp.take_along_axis(members, positions, axis=1)
+    if num_candidates < members.shape[1]:
+        threshold = jnp.minimum(threshold, least[:, -1])
 
-    squares = _squares(queries[:, None, :] - bank.rows[candidates])
+    squares = _squares(queries[:, None, :] - bank[candidates])
     squares = jnp.where(jnp.isfinite(least), squares, jnp.inf)
     nearest, _ = _smallest(squares, k)
-    everything = jnp.full(queries.shape[0], jnp.inf)
-    threshold = jnp.minimum(
-        least_minima[:, -1] if num_chosen < num_tiles else everything,
-        least[:, -1] if num_candidates < members.shape[1] else everything,
-    )
     distances = jnp.sqrt(nearest)
     scale = jnp.square(2.0 * jnp.sqrt(query_squares) + distances[:, -1])
     margin = math.sqrt(queries.shape[1]) * float(jnp.finfo(queries.dtype).eps) * scale
@@ -194,13 +207,15 @@ def _nearest_of_block(
 
 
 @functools.partial(jax.jit, static_argnames=("k",))
-def _search(queries: jax.Array, query_groups: jax.Array, bank: _Bank, *, k: int) -> jax.Array:
+def _search(
+    queries: jax.Array, query_groups: jax.Array, bank: jax.Array, bank_groups: jax.Array, *, k: int
+) -> jax.Array:
     """The k nearest by differences to every bank row, float32[n, k]: exact, and slower than candidates."""
 
     def search(one: tuple[jax.Array, jax.Array]) -> jax.Array:
         query, group = one
-        squares = _squares(bank.rows - query[None, :])
-        return jnp.sqrt(_smallest(jnp.where(bank.is_real & (bank.groups == group), squares, jnp.inf), k)[0])
+        squares = _squares(bank - query[None, :])
+        return jnp.sqrt(_smallest(jnp.where(bank_groups == group, squares, jnp.inf), k)[0])
 
     return jax.lax.map(search, (queries, query_groups))
 
@@ -218,11 +233,6 @@ def _are_usable(rows: jax.Array) -> jax.Array:
 def _smallest(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     negative, positions = jax.lax.top_k(-values, count)
     return -negative, positions
-
-
-def _pad_rows(rows: jax.Array, multiple: int) -> jax.Array:
-    """Adds rows of zeros at the end, up to a multiple."""
-    return jnp.pad(rows, ((0, -rows.shape[0] % multiple), *((0, 0) for _ in rows.shape[1:])))
 
 
 def _checked_rows(name: str, rows: ArrayLike, groups: ArrayLike | None) -> tuple[jax.Array, jax.Array]:
