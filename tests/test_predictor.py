@@ -108,6 +108,26 @@ def test_order_is_uniform():
     assert np.abs(counts - 500).max() < 6 * np.sqrt(3000 * 5 / 36)
 
 
+@pytest.mark.parametrize("num_rows", [1, 2, 1000, 65_536, 70_000])
+def test_order_holds_every_row_once_and_those_left_out_last(num_rows):
+    is_used = np.arange(num_rows) % 3 != 2
+    order = np.asarray(jax.jit(predictor._random_order)(jax.random.key(0), is_used))
+    np.testing.assert_array_equal(np.sort(order), np.arange(num_rows))
+    num_used = int(is_used.sum())
+    assert is_used[order[:num_used]].all()
+    if num_rows > 2:
+        # Uncorrelated with the rows' own order, within five standard errors.
+        correlation = np.corrcoef(order[:num_used], np.arange(num_used))[0, 1]
+        assert abs(correlation) < 5 / np.sqrt(num_used)
+
+
+def test_order_of_the_first_rows_does_not_change_when_rows_are_added():
+    key = jax.random.key(5)
+    short = predictor._random_order(key, jnp.ones(700, bool))
+    long = predictor._random_order(key, jnp.arange(2000) < 700)
+    np.testing.assert_array_equal(long[:700], short)
+
+
 def test_separable_samples_are_learnt():
     rng = np.random.default_rng(5)
     features = rng.uniform(size=(600, 3)).astype(np.float32)

@@ -141,8 +141,8 @@ def _nearest(
     chex.assert_rank([queries, bank], 2)
     bank_squares = _squares(bank)
     distances, certain = jax.lax.map(
-        lambda one: _nearest_of_block(*one, bank, bank_groups, bank_squares, k=k),
-        tuple(_blocks(part, block) for part in (queries, query_groups)),
+        lambda one: _nearest_of_block(one[0], one[1], bank, bank_groups, bank_squares, k=k),
+        (_blocks(queries, block), _blocks(query_groups, block)),
     )
     return distances.reshape(-1, k)[: len(queries)], certain.reshape(-1)[: len(queries)]
 

@@ -9,6 +9,7 @@ of unequal size are padded at the end with rows of weight 0, which change nothin
 """
 
 import functools
+import math
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -100,21 +101,23 @@ def fit(
     params["output"]["bias"] = jnp.full_like(params["output"]["bias"], _log_odds(labels, weights))
     optimizer = optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum=momentum))
 
-    def loss(params: Params, rows: jax.Array, row_weights: jax.Array) -> jax.Array:
-        logits = network.apply({"params": params}, features[rows])
-        losses = optax.sigmoid_binary_cross_entropy(logits, labels[rows])
-        return jnp.sum(row_weights * losses) / jnp.maximum(jnp.sum(row_weights), jnp.finfo(losses.dtype).tiny)
+    def loss(params: Params, features: jax.Array, labels: jax.Array, shares: jax.Array) -> jax.Array:
+        logits = network.apply({"params": params}, features)
+        return jnp.sum(shares * optax.sigmoid_binary_cross_entropy(logits, labels))
 
-    def step(state: tuple[Params, optax.OptState], batch: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-        params, opt_state = state
-        updates, new_opt_state = optimizer.update(jax.grad(loss)(params, *batch), opt_state, params)
+    def step(state: tuple[Params, optax.OptState], batch: tuple[jax.Array, ...]) -> tuple[Any, None]:
+        (params, opt_state), (has_rows, *rows) = state, batch
+        updates, new_opt_state = optimizer.update(jax.grad(loss)(params, *rows), opt_state, params)
         new_state = optax.apply_updates(params, updates), new_opt_state
         # An empty batch is no step: momentum and weight decay would move the parameters without any sample.
-        has_rows = jnp.any(batch[1] > 0)
         return jax.tree.map(lambda new, old: jnp.where(has_rows, new, old), new_state, state), None
 
     def epoch(state: tuple[Params, optax.OptState], epoch_key: jax.Array) -> tuple[Any, None]:
-        return jax.lax.scan(step, state, _batches(epoch_key, weights, batch_size))
+        # All that does not depend on the parameters is made for the whole epoch: a step is small beside its overheads.
+        rows, row_weights = _batches(epoch_key, weights, batch_size)
+        sums = jnp.sum(row_weights, axis=1)
+        shares = row_weights / jnp.maximum(sums, jnp.finfo(sums.dtype).tiny)[:, None]
+        return jax.lax.scan(step, state, (sums > 0, features[rows], labels[rows], shares))
 
     (params, _), _ = jax.lax.scan(epoch, (params, optimizer.init(params)), jax.random.split(shuffle_key, epochs))
     return params
@@ -252,16 +255,32 @@ def _log_odds(labels: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _batches(key: jax.Array, weights: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
-    """Rows int32[batches, batch_size] in random order and their weights, rows of weight 0 last.
-
-    A row's place is drawn from its own number, so that rows added at the end do not change the order of the others.
-    """
-    num_samples = weights.shape[0]
-    draws = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row)))(jnp.arange(num_samples))
-    rows = jnp.argsort(jnp.where(weights > 0, draws, jnp.inf))
-    missing = -num_samples % batch_size
+    """Rows int32[batches, batch_size] in random order and their weights, rows of weight 0 last."""
+    rows = _random_order(key, weights > 0)
+    missing = -len(rows) % batch_size
     row_weights = jnp.pad(weights[rows], (0, missing))
     return jnp.pad(rows, (0, missing)).reshape(-1, batch_size), row_weights.reshape(-1, batch_size)
+
+
+def _random_order(key: jax.Array, is_used: jax.Array) -> jax.Array:
+    """The rows that are used, bool[n], in random order, then the others, int32[n].
+
+    The order is that of 30 random bits a row, drawn from the row's own number, so that rows added at the end (up to
+    65,536 in all) do not change it. A radix sort: a digit and the place so far are sorted as one integer, which on a
+    CPU takes a seventh of the time of an argsort.
+    """
+    num_rows = len(is_used)
+    place_bits = max(16, (num_rows - 1).bit_length())
+    digit_bits = 31 - place_bits
+    draws = jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(key, row)))(jnp.arange(num_rows))
+    places = jnp.arange(num_rows, dtype=jnp.uint32)
+    rows = places
+    for digit in range(math.ceil(30 / digit_bits)):
+        values = (draws >> (digit * digit_bits)) % 2**digit_bits
+        # The bit above the digit: what is not used comes last.
+        values = jnp.where(is_used, values, jnp.uint32(2**digit_bits))
+        rows = rows[jnp.sort(values[rows] << place_bits | places) % 2**place_bits]
+    return rows.astype(jnp.int32)
 
 
 def _checked_features(features: ArrayLike) -> np.ndarray:
