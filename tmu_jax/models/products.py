@@ -6,8 +6,7 @@ arrays, and each of the three functions chooses the products from it:
 | kernel, stride | products |
 |---|---|
 | 3x3, stride 1 | Winograd's F(2x2, 3x3): 16 products of transformed tiles, 2.25 times fewer multiplications |
-| 3x3, stride 2 | nine products, one for each position in the kernel |
-| 3x3, few input channels | one product of patches |
+| 3x3, stride 2 or few input channels | one product of patches; the input gradient of stride 2: nine products |
 | p x p, stride at least p, no padding (1x1, patches of a vision transformer) | one product |
 
 References:
@@ -55,17 +54,26 @@ class Geometry(NamedTuple):
     @property
     def floats(self) -> int:
         """Numbers an image is transformed into, 4 for each pixel and channel where input and output are alike."""
-        return 2 * self.out_size[0] * self.out_size[1] * (self.channels + self.features)
+        return 2 * math.prod(self.out_size) * (self.channels + self.features)
+
+    @property
+    def takes_patches(self) -> bool:
+        """Whether a 3x3 kernel is multiplied with patches."""
+        return self.stride == 2 or self.channels < _FEW_CHANNELS
+
+    @property
+    def chunk_of_patches(self) -> float:
+        """Images whose patches are worth multiplying together: a quarter of a chunk, for they are read only once."""
+        return self.chunk_floats / 4 / (9 * self.channels * math.prod(self.out_size))
 
 
 def forward(images: Array, kernel: Array, *, geometry: Geometry) -> Array:
     if geometry.kernel_size <= geometry.stride:
         return _multiply(_tiles(images, geometry), kernel.reshape(-1, geometry.features), geometry)
-    if geometry.channels < _FEW_CHANNELS:
+    if geometry.takes_patches:
         flat = kernel.reshape(-1, geometry.features)
-        return _map_chunks(lambda part: _multiply(_patches(part, geometry), flat, geometry), images, geometry)
-    if geometry.stride == 2:
-        return _map_chunks(lambda part: _strided(part, kernel, geometry), images, geometry)
+        multiply = lambda part: _multiply(_patches(part, geometry), flat, geometry)  # noqa: E731
+        return _map_chunks(multiply, images, geometry.chunk_of_patches)
     return _winograd(images, kernel, geometry)
 
 
@@ -73,10 +81,11 @@ def input_gradient(cotangent: Array, kernel: Array, *, geometry: Geometry) -> Ar
     flat = kernel.reshape(-1, geometry.features).T
     if geometry.kernel_size <= geometry.stride:
         return _untiles(_multiply(cotangent, flat, geometry), geometry)
+    wanted = geometry.chunk_floats / geometry.floats
     if geometry.channels < _FEW_CHANNELS:
-        return _map_chunks(lambda part: _unpatches(_multiply(part, flat, geometry), geometry), cotangent, geometry)
+        return _map_chunks(lambda part: _unpatches(_multiply(part, flat, geometry), geometry), cotangent, wanted)
     if geometry.stride == 2:
-        return _map_chunks(lambda part: _strided_input_gradient(part, kernel, geometry), cotangent, geometry)
+        return _map_chunks(lambda part: _strided_input_gradient(part, kernel, geometry), cotangent, wanted)
     (top, bottom), (left, right) = geometry.padding
     backwards = geometry._replace(
         size=geometry.out_size,
@@ -91,14 +100,23 @@ def weight_gradient(images: Array, cotangent: Array, *, geometry: Geometry) -> A
     shape = kernel_shape(geometry)
     if geometry.kernel_size <= geometry.stride:
         return _outer(_tiles(images, geometry), cotangent, geometry).reshape(shape)
-    if geometry.channels < _FEW_CHANNELS:
-        gradient = _patches_weight_gradient
-    elif geometry.stride == 2:
-        gradient = _strided_weight_gradient
-    else:
-        transformed = _sum_chunks(_winograd_weight_gradient, images, cotangent, geometry)
-        return jnp.matmul(_KERNEL_TRANSFORM.T, transformed.reshape(16, -1)).reshape(shape)
-    return _sum_chunks(gradient, images, cotangent, geometry).reshape(shape)
+    if geometry.takes_patches:
+        return _sum_chunks(
+            lambda images, cotangent: _outer(_patches(images, geometry), cotangent, geometry),
+            images,
+            cotangent,
+            _num_chunks(images.shape[0], geometry.chunk_of_patches, more=True),
+        ).reshape(shape)
+    # Two transformed arrays are read together, so chunks are half as large, unless the sum itself, which is read and
+    # written with every chunk, is not small beside them.
+    wanted = max(geometry.chunk_floats / 2, 64 * geometry.channels * geometry.features) / geometry.floats
+    transformed = _sum_chunks(
+        lambda images, cotangent: _winograd_weight_gradient(images, cotangent, geometry),
+        images,
+        cotangent,
+        _num_chunks(images.shape[0], wanted, more=False),
+    )
+    return jnp.matmul(_KERNEL_TRANSFORM.T, transformed.reshape(16, -1)).reshape(shape)
 
 
 def kernel_shape(geometry: Geometry) -> tuple[int, int, int, int]:
@@ -134,12 +152,12 @@ def _chunks(images: Array, num_chunks: int, size: int) -> Array:
     return images.reshape(num_chunks, size, *images.shape[1:])
 
 
-def _map_chunks(function: Callable[[Array], Array], images: Array, geometry: Geometry) -> Array:
+def _map_chunks(function: Callable[[Array], Array], images: Array, wanted: float) -> Array:
     """`function` of all images, computed chunk after chunk.
 
     XLA splits a product over the cores once its result is large enough: chunks are rather too large than too small.
     """
-    num_chunks, size = _num_chunks(images.shape[0], geometry.chunk_floats / geometry.floats, more=True)
+    num_chunks, size = _num_chunks(images.shape[0], wanted, more=True)
     if num_chunks == 1:
         return function(images)
     results = lax.map(function, _chunks(images, num_chunks, size))
@@ -147,25 +165,19 @@ def _map_chunks(function: Callable[[Array], Array], images: Array, geometry: Geo
 
 
 def _sum_chunks(
-    gradient: Callable[[Array, Array, Geometry], Array], images: Array, cotangent: Array, geometry: Geometry
+    gradient: Callable[[Array, Array], Array], images: Array, cotangent: Array, chunks: tuple[int, int]
 ) -> Array:
-    """The sum of `gradient` over chunks: it is bilinear, so images that fill up the last chunk add nothing.
-
-    Two transformed arrays are read together, so chunks are half as large, unless the sum itself, which is read and
-    written with every chunk, is not small beside them.
-    """
-    transformed_kernel = 16 * geometry.channels * geometry.features
-    wanted = max(geometry.chunk_floats / 2, 4 * transformed_kernel) / geometry.floats
-    num_chunks, size = _num_chunks(images.shape[0], wanted, more=False)
-    if num_chunks == 1:
-        return gradient(images, cotangent, geometry)
+    """The sum of `gradient` over chunks: it is bilinear, so images that fill up the last chunk add nothing."""
+    if chunks[0] == 1:
+        return gradient(images, cotangent)
 
     def add(total: Array, parts: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + gradient(*parts, geometry), None
+        return total + gradient(*parts), None
 
-    parts = (_chunks(images, num_chunks, size), _chunks(cotangent, num_chunks, size))
-    start = jax.eval_shape(lambda: gradient(parts[0][0], parts[1][0], geometry))
-    return lax.scan(add, jnp.zeros(start.shape, start.dtype), parts)[0]
+    parts = (_chunks(images, *chunks), _chunks(cotangent, *chunks))
+    start = jax.eval_shape(lambda: gradient(parts[0][0], parts[1][0]))
+    # Two chunks in one turn: a product of few results runs on one core, two of them side by side.
+    return lax.scan(add, jnp.zeros(start.shape, start.dtype), parts, unroll=2)[0]
 
 
 def _pad(images: Array, rows: tuple[int, int], columns: tuple[int, int]) -> Array:
@@ -198,7 +210,7 @@ def _untiles(windows: Array, geometry: Geometry) -> Array:
     return _pad(images, rows, columns)[:, : geometry.size[0], : geometry.size[1]]
 
 
-# --- Few channels: one product of patches.
+# --- Stride 2 or few channels: one product of patches.
 
 
 def _positions(window: int) -> list[tuple[int, int]]:
@@ -207,14 +219,27 @@ def _positions(window: int) -> list[tuple[int, int]]:
 
 def _patches(images: Array, geometry: Geometry) -> Array:
     """Windows [n, out height, out width, 9 * channels]."""
-    (height, width), stride = geometry.out_size, geometry.stride
-    images = _pad(images, *geometry.padding)
-    reach_rows, reach_columns = (height - 1) * stride + 1, (width - 1) * stride + 1
-    shifted = [
-        images[:, row : row + reach_rows : stride, column : column + reach_columns : stride]
-        for row, column in _positions(3)
-    ]
-    return jnp.concatenate(shifted, axis=-1)
+    height, width = geometry.out_size
+    if geometry.stride == 2:
+        # Two neighbouring columns are one piece of memory; a kernel's row meets a pair and the first of the next one.
+        pairs = _by_parity(images, geometry)
+        pairs = pairs.reshape(*pairs.shape[:4], -1)
+        rows = [pairs[:, row // 2 : row // 2 + height, row % 2] for row in range(3)]
+        pieces = [part for row in rows for part in (row[:, :, :-1], row[:, :, 1:, : geometry.channels])]
+    else:
+        images = _pad(images, *geometry.padding)
+        pieces = [images[:, row : row + height, column : column + width] for row, column in _positions(3)]
+    return jnp.concatenate(pieces, axis=-1)
+
+
+def _by_parity(images: Array, geometry: Geometry) -> Array:
+    """Padded images [n, out height + 1, 2, out width + 1, 2, channels] for stride 2."""
+    rows, columns = (
+        (low, 2 * length + 2 - size - low)
+        for size, length, (low, _) in zip(geometry.size, geometry.out_size, geometry.padding, strict=True)
+    )
+    height, width = geometry.out_size
+    return _pad(images, rows, columns).reshape(-1, height + 1, 2, width + 1, 2, geometry.channels)
 
 
 def _unpatches(patches: Array, geometry: Geometry) -> Array:
@@ -223,32 +248,7 @@ def _unpatches(patches: Array, geometry: Geometry) -> Array:
     return jax.linear_transpose(lambda images: _patches(images, geometry), images)(patches)[0]
 
 
-def _patches_weight_gradient(images: Array, cotangent: Array, geometry: Geometry) -> Array:
-    return _outer(_patches(images, geometry), cotangent, geometry)
-
-
-# --- Stride 2: nine products, one for each position in the kernel.
-
-
-def _strided_taps(images: Array, geometry: Geometry) -> list[Array]:
-    """For each position in the kernel the pixels that it meets, [n, out height, out width, channels]."""
-    height, width = geometry.out_size
-    rows, columns = (
-        (low, 2 * length + 2 - size - low)
-        for size, length, (low, _) in zip(geometry.size, geometry.out_size, geometry.padding, strict=True)
-    )
-    # Rows and columns by parity: a strided slice then is a plain one.
-    images = _pad(images, rows, columns).reshape(-1, height + 1, 2, width + 1, 2, geometry.channels)
-    return [
-        images[:, row // 2 : row // 2 + height, row % 2, column // 2 : column // 2 + width, column % 2]
-        for row, column in _positions(3)
-    ]
-
-
-def _strided(images: Array, kernel: Array, geometry: Geometry) -> Array:
-    taps = _strided_taps(images, geometry)
-    products = [_multiply(tap, kernel[position], geometry) for tap, position in zip(taps, _positions(3), strict=True)]
-    return functools.reduce(jnp.add, products)
+# --- Stride 2, input gradient: nine products, one for each position in the kernel.
 
 
 def _strided_input_gradient(cotangent: Array, kernel: Array, geometry: Geometry) -> Array:
@@ -271,10 +271,6 @@ def _strided_input_gradient(cotangent: Array, kernel: Array, geometry: Geometry)
     images = images.reshape(-1, 2 * height + 2, 2 * width + 2, geometry.channels)
     (top, _), (left, _) = geometry.padding
     return images[:, top : top + geometry.size[0], left : left + geometry.size[1]]
-
-
-def _strided_weight_gradient(images: Array, cotangent: Array, geometry: Geometry) -> Array:
-    return jnp.stack([_outer(tap, cotangent, geometry) for tap in _strided_taps(images, geometry)])
 
 
 # --- Stride 1: Winograd's F(2x2, 3x3). Tiles of 4x4 pixels, two apart, each give 2x2 outputs.
@@ -341,7 +337,7 @@ def _winograd(images: Array, kernel: Array, geometry: Geometry) -> Array:
         tiles = _transform_input(part, geometry)
         return _transform_output([_multiply(tile, transformed[i], geometry) for i, tile in enumerate(tiles)], geometry)
 
-    return _map_chunks(convolve, images, geometry)
+    return _map_chunks(convolve, images, geometry.chunk_floats / geometry.floats)
 
 
 def _winograd_weight_gradient(images: Array, cotangent: Array, geometry: Geometry) -> Array:
