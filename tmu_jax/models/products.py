@@ -73,7 +73,10 @@ def forward(images: Array, kernel: Array, *, geometry: Geometry) -> Array:
     if geometry.takes_patches:
         flat = kernel.reshape(-1, geometry.features)
         multiply = lambda part: _multiply(_patches(part, geometry), flat, geometry)  # noqa: E731
-        return _map_chunks(multiply, images, geometry.chunk_of_patches)
+        # Patches that are smaller than the result need no chunks, whose results would be copied to their place.
+        is_small = 9 * geometry.channels <= geometry.features
+        wanted = images.shape[0] if is_small else geometry.chunk_of_patches
+        return _map_chunks(multiply, images, wanted)
     return _winograd(images, kernel, geometry)
 
 
@@ -227,8 +230,10 @@ def _patches(images: Array, geometry: Geometry) -> Array:
         rows = [pairs[:, row // 2 : row // 2 + height, row % 2] for row in range(3)]
         pieces = [part for row in rows for part in (row[:, :, :-1], row[:, :, 1:, : geometry.channels])]
     else:
+        # Columns first: then the pieces of the larger array are three times as long.
         images = _pad(images, *geometry.padding)
-        pieces = [images[:, row : row + height, column : column + width] for row, column in _positions(3)]
+        images = jnp.concatenate([images[:, :, column : column + width] for column in range(3)], axis=-1)
+        pieces = [images[:, row : row + height] for row in range(3)]
     return jnp.concatenate(pieces, axis=-1)
 
 
