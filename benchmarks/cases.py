@@ -143,9 +143,13 @@ def _train(scale: Scale, arch: str, batch: int, dtype: str) -> Case:
     what = "epoch" if scale.epoch_images else "step"
     unit = f"epoch of {scale.epoch_images} images" if scale.epoch_images else f"step of {batch} images"
     tolerances = {"losses": ("relative", _tolerance(scale, dtype))}
-    least = 1 if scale.epoch_images or scale.name == "tiny" else STEPS_PER_REPEAT
     rivals = _torch_rivals(scale, arch)
+    least = 1 if scale.epoch_images else _least_steps(scale)
     return Case(f"train-{what}-{arch}-{batch}-{dtype}", "train", settings, unit, rivals, tolerances, least=least)
+
+
+def _least_steps(scale: Scale) -> int:
+    return 1 if scale.name == "tiny" else STEPS_PER_REPEAT
 
 
 def _bad_teacher(scale: Scale) -> Case:
@@ -157,7 +161,8 @@ def _bad_teacher(scale: Scale) -> Case:
     tolerances = {"losses": ("relative", _tolerance(scale, scale.dtypes[0]))}
     unit = f"step of {batch} images"
     rivals = tuple(name for name in _torch_rivals(scale, arch) if name != LOADER)
-    return Case(f"bad-teacher-step-{arch}-{batch}", "train", settings, unit, rivals, tolerances)
+    least = _least_steps(scale)
+    return Case(f"bad-teacher-step-{arch}-{batch}", "train", settings, unit, rivals, tolerances, least=least)
 
 
 def _evaluation(scale: Scale, arch: str, num_images: int, dtype: str) -> Case:

@@ -229,6 +229,7 @@ def train_step(
     *,
     module: nn.Module,
     optimizer: str,
+    num_parts: int = 1,
 ) -> tuple[TrainState, jax.Array]:
     """One step on one batch. Pure.
 
@@ -241,6 +242,7 @@ def train_step(
       weight_decay: float32[].
       module: the classifier (static).
       optimizer: "sgd" or "adam" (static).
+      num_parts: parts that the batch is taken in, one after another (static); for a module that does not mix images.
 
     Returns:
       The next state and the loss, float32[].
@@ -252,7 +254,6 @@ def train_step(
         (logits, _), updates = module.apply(variables, images, train=True, mutable=["batch_stats"])
         return weighted_cross_entropy(logits, targets, weights), updates.get("batch_stats", {})
 
-    num_parts = _num_parts(module, len(images))
     (loss, batch_stats), gradient = mean_over_parts(
         functools.partial(jax.value_and_grad(loss_fn, has_aux=True), state.params), num_parts, images, targets, weights
     )
@@ -349,6 +350,7 @@ def train_steps(
             weight_decay,
             module=module,
             optimizer=optimizer,
+            num_parts=_num_parts(module, len(rows)),
         )
         return state, losses.at[i].set(loss)
 
@@ -615,7 +617,7 @@ def predict(model: TrainedModel, data: Split) -> tuple[np.ndarray, np.ndarray]:
     Returns:
       (logits float32[n, classes], embeddings float32[n, d]), in the split's order; empty for an empty split.
     """
-    blocks = evaluation_blocks(Blocks(32, 32), Blocks(2000, 1))
+    blocks = evaluation_blocks(Blocks(64, 16), Blocks(2000, 1))
     images = device_images(data.pool)
     outputs = []
     for rows, count in blocks.split(data.indices):
