@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments import command, report_ablation
 from experiments.experiment import Experiment, cifar
-from experiments.options import PAPER, QUICK, DataOptions, RequestOptions, RunOptions
+from experiments.options import PRESETS, DataOptions, RequestOptions, RunOptions
 from experiments.plan import Settings
 from tmu_jax.data import Dataset
 from tmu_jax.features import FEATURES
@@ -48,7 +48,7 @@ EXPERIMENT = Experiment(
     dataset="cifar10",
     title="CIFAR-10",
     num_train=50_000,
-    presets={"quick": QUICK, "paper": PAPER},
+    presets=PRESETS,
     arms=arms,
     body=report_ablation.body,
     source=cifar("cifar10"),

@@ -34,7 +34,7 @@ class Options:
     interrupted, the same command goes on where it stopped.
     """
 
-    preset: Literal["auto", "quick", "paper"] = "auto"
+    preset: Literal["auto", "quick", "fast", "paper"] = "auto"
     """quick: minutes on a CPU for each. paper: the paper's protocol. auto: each experiment chooses."""
     only: tuple[Literal["cifar10", "ablation", "variants", "forget_size", "cifar100", "vggface2"], ...] = NAMES  # type: ignore[assignment]
     """Experiments to run. Default: all."""

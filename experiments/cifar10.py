@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from experiments import command
 from experiments.experiment import Experiment, cifar
-from experiments.options import PAPER, QUICK, DataOptions, MethodOptions, RequestOptions, RunOptions
+from experiments.options import PRESETS, DataOptions, MethodOptions, RequestOptions, RunOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ EXPERIMENT = Experiment(
     dataset="cifar10",
     title="CIFAR-10",
     num_train=50_000,
-    presets={"quick": QUICK, "paper": PAPER},
+    presets=PRESETS,
     source=cifar("cifar10"),
 )
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from experiments import command, report_forget_size
 from experiments.experiment import Experiment, cifar
-from experiments.options import PAPER, QUICK, DataOptions, MethodOptions, RunOptions
+from experiments.options import FAST, PAPER, QUICK, DataOptions, MethodOptions, RunOptions
 from experiments.plan import Settings, make_requests
 from tmu_jax.data import Dataset
 
@@ -29,7 +29,7 @@ class Options(MethodOptions, RunOptions, DataOptions):
     """
 
     sizes: tuple[str, ...] | None = None
-    """Forgotten images of the class, numbers or "all". Default: 1 50 all in quick, 1 100 … 4000 all in paper."""
+    """Forgotten images of the class, numbers or "all". Default: 1 50 all in quick, else 1 100 … 4000 all."""
     ratios: tuple[Literal["dataset", "class", "all"], ...] = ("dataset", "class", "all")
     """Sizes of D_test to compare: Eq. 3 over the data set, over the class, all test images. The first is for every
     method, the others for those that use D_test."""
@@ -95,6 +95,7 @@ EXPERIMENT = Experiment(
         name: {key: value for key, value in preset.items() if key not in ("requests", "num_forget")} | {"sizes": sizes}
         for name, preset, sizes in (
             ("quick", QUICK, QUICK_SIZES),
+            ("fast", FAST, PAPER_SIZES),
             ("paper", PAPER, PAPER_SIZES),
         )
     },

@@ -41,6 +41,8 @@ PAPER: dict[str, Any] = {
     "curriculum_share": 0.2,
     "unlearning_rate_factor": 1.0,
 }
+FAST = PAPER | {"epochs": 10, "learning_rate": 0.1, "schedule": "onecycle"}
+PRESETS = {"quick": QUICK, "fast": FAST, "paper": PAPER}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,22 +61,25 @@ class DataOptions:
 class RunOptions:
     """What every experiment takes."""
 
-    preset: Literal["auto", "quick", "paper"] = "auto"
-    """quick: minutes on a CPU. paper: the paper's protocol. auto: paper if an accelerator and the data are here."""
+    preset: Literal["auto", "quick", "fast", "paper"] = "auto"
+    """quick: minutes on a CPU. paper: the paper's protocol. fast: the paper's, but for originals and gold models
+    trained in a third of the epochs. auto: paper if an accelerator and the data are here."""
     arch: Literal["auto", "small_resnet", "resnet18", "allcnn", "vit"] = "auto"
-    """Architecture. auto: small_resnet in quick, resnet18 in paper."""
+    """Architecture. auto: small_resnet in quick, else resnet18."""
     epochs: int | None = None
-    """Epochs of the original and the gold models. Default: 10 in quick, 30 in paper."""
+    """Epochs of the original and the gold models. Default: 10 in quick and in fast, 30 in paper."""
     batch_size: int | None = None
-    """Batch size of the original and the gold models. Default: 64 in quick, 128 in paper."""
+    """Batch size of the original and the gold models. Default: 64 in quick, else 128."""
     learning_rate: float | None = None
-    """Learning rate of the original and the gold models at the start. Default: 0.05 in quick, 0.01 in paper."""
-    schedule: Literal["step", "cosine"] | None = None
-    """Learning rate: two drops (at 1/2 and 5/6) or a cosine. Default: cosine in quick, step in paper."""
+    """Learning rate of the original and the gold models, the largest of the schedule. Default: 0.05 in quick, 0.01 in
+    paper, 0.1 in fast."""
+    schedule: Literal["step", "cosine", "onecycle"] | None = None
+    """Learning rate: two drops (at 1/2 and 5/6), a cosine, or up and down once. Default: cosine in quick, step in
+    paper, onecycle in fast."""
     augment: bool | None = None
-    """Random flips and crops in every training. Default: False in quick, False in paper."""
+    """Random flips and crops in every training. Default: False."""
     num_train: int | None = None
-    """Training images, a seeded subset with equal class shares. Default: 2000 in quick, all in paper."""
+    """Training images, a seeded subset with equal class shares. Default: 2000 in quick, else all."""
     classes: tuple[str, ...] | None = None
     """Classes to forget images of, by number or by name. Default: all."""
     seeds: tuple[int, ...] = (0,)
@@ -90,9 +95,9 @@ class RunOptions:
     threshold: Literal["half", "count"] = "half"
     """Easy when p >= 0.5, or as many hard as the original model gets wrong of D_test."""
     curriculum_share: float | None = None
-    """Share of D that the curriculum model is trained on. Default: 1.0 in quick, 0.2 in paper."""
+    """Share of D that the curriculum model is trained on. Default: 1.0 in quick, else 0.2."""
     unlearning_rate_factor: float | None = None
-    """Multiplies the learning rate of every unlearning method. Default: 2.0 in quick, 1.0 in paper."""
+    """Multiplies the learning rate of every unlearning method. Default: 2.0 in quick, else 1.0."""
     twin_replay: float = 1.0
     """Share of D that the twin model is fine-tuned on beside D_test."""
     output: pathlib.Path | None = None
@@ -106,9 +111,9 @@ class RequestOptions:
     """How much is forgotten at once."""
 
     requests: Literal["each", "combined"] | None = None
-    """One request for each class, or one combined over all of them. Default: combined in quick, each in paper."""
+    """One request for each class, or one combined over all of them. Default: combined in quick, else each."""
     num_forget: int | None = None
-    """Forgotten images of each class. Default: 20 in quick, 100 in paper."""
+    """Forgotten images of each class. Default: 20 in quick, else 100."""
     ratio: Literal["dataset", "class", "all"] = "dataset"
     """Size of D_test: Eq. 3 over the data set, over the class, or all test images of the class. Default: dataset."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments import command, report_variants
 from experiments.experiment import Experiment, cifar
-from experiments.options import PAPER, QUICK, DataOptions, RequestOptions, RunOptions
+from experiments.options import PRESETS, DataOptions, RequestOptions, RunOptions
 from experiments.plan import Settings
 from tmu_jax.data import Dataset
 
@@ -81,7 +81,7 @@ EXPERIMENT = Experiment(
     dataset="cifar10",
     title="CIFAR-10",
     num_train=50_000,
-    presets={"quick": QUICK, "paper": PAPER},
+    presets=PRESETS,
     arms=arms,
     body=report_variants.body,
     source=cifar("cifar10"),

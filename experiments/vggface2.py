@@ -14,7 +14,7 @@ from typing import Literal
 import tmu_jax
 from experiments import command
 from experiments.experiment import Experiment, Source
-from experiments.options import PAPER, QUICK, MethodOptions, RequestOptions, RunOptions
+from experiments.options import FAST, PAPER, QUICK, MethodOptions, RequestOptions, RunOptions
 from experiments.plan import Settings
 from tmu_jax.data import Dataset
 
@@ -48,7 +48,7 @@ class Options(MethodOptions, RequestOptions, RunOptions, FaceOptions):
     """
 
     augment: bool | None = None
-    """Random flips and crops in every training. Default: False in quick, True in paper."""
+    """Random flips and crops in every training. Default: False in quick, else True."""
     classes: tuple[str, ...] | None = None
     """Identities to forget images of, by number or by name. Default: the first 10 by name."""
 
@@ -88,7 +88,7 @@ EXPERIMENT = Experiment(
     dataset="vgg_face2",
     title="VGGFace2",
     num_train=None,
-    presets={"quick": QUICK, "paper": PAPER | {"augment": True}},
+    presets={"quick": QUICK, "fast": FAST | {"augment": True}, "paper": PAPER | {"augment": True}},
     num_classes=NUM_FORGOTTEN,
     source=Source(load, lambda options: tmu_jax.data.locate_faces(options.data_dir)),
     provide="--data-dir FOLDER, or --dataset synthetic",

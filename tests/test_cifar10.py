@@ -41,6 +41,17 @@ def test_an_accelerator_with_cifar10_gets_the_paper_preset(monkeypatch):
     assert any("accelerator" in reason for reason in why)
 
 
+def test_the_fast_preset_differs_from_the_papers_in_the_training_of_originals_alone():
+    fast, _ = experiment.choose(EXPERIMENT, Options(preset="fast", dataset="synthetic"))
+    paper, _ = experiment.choose(EXPERIMENT, Options(preset="paper", dataset="synthetic"))
+    differing = {
+        field.name for field in dataclasses.fields(fast) if getattr(fast, field.name) != getattr(paper, field.name)
+    }
+    assert differing == {"preset", "epochs", "learning_rate", "schedule", "output"}
+    assert fast.epochs == 10
+    assert fast.schedule == "onecycle"
+
+
 def test_a_preset_only_sets_defaults():
     chosen, _ = experiment.choose(
         EXPERIMENT, Options(preset="paper", dataset="synthetic", epochs=3, arch="vit", num_forget=7)

@@ -222,6 +222,17 @@ def test_learning_rates_drop_twice():
     assert cosine[50] == pytest.approx(0.05)
 
 
+def test_one_cycle_rises_to_its_peak_and_falls_to_nothing():
+    rates = Recipe(schedule="onecycle", learning_rate=0.1).learning_rates(1000)
+    assert rates.dtype == np.float32
+    # Half-way up, at the peak, half-way down: cosines between a 25th, the learning rate, and next to nothing.
+    np.testing.assert_allclose(rates[[0, 150, 300, 650]], [0.004, 0.052, 0.1, 0.05], rtol=1e-3)
+    assert np.argmax(rates) == 300
+    assert rates[-1] < 1e-5
+    assert (np.diff(rates[:301]) > 0).all()
+    assert (np.diff(rates[300:]) < 0).all()
+
+
 def test_pixel_statistics_are_numpys(problem):
     statistics = training.pixel_statistics(problem.retain)
     pixels = problem.retain.images / 255

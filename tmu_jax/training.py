@@ -36,8 +36,10 @@ class Recipe:
     Attributes:
       epochs: passes over the stream.
       batch_size: images a step.
-      learning_rate: at the start.
-      schedule: "step" (divided by 10 at each of `drops`), "cosine" (to 0) or "constant".
+      learning_rate: at the start, or at the peak of "onecycle".
+      schedule: "step" (divided by 10 at each of `drops`), "cosine" (to 0), "onecycle" (from a 25th up to the learning
+        rate over three tenths of the steps, then down to 0, along cosines; Smith & Topin 2019, arXiv 1708.07120) or
+        "constant".
       drops: fractions of all steps after which "step" divides the learning rate.
       optimizer: "sgd" (momentum 0.9) or "adam".
       weight_decay: added to the gradient of all parameters.
@@ -60,8 +62,8 @@ class Recipe:
             raise ValueError(f"batch_size={self.batch_size} is too small; batch norm needs at least 2")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
-        if self.schedule not in ("step", "cosine", "constant"):
-            raise ValueError(f"schedule={self.schedule!r}; choose 'step', 'cosine' or 'constant'")
+        if self.schedule not in ("step", "cosine", "onecycle", "constant"):
+            raise ValueError(f"schedule={self.schedule!r}; choose 'step', 'cosine', 'onecycle' or 'constant'")
         if self.optimizer not in ("sgd", "adam"):
             raise ValueError(f"optimizer={self.optimizer!r}; choose 'sgd' or 'adam'")
 
@@ -70,6 +72,9 @@ class Recipe:
         fraction = np.arange(num_steps) / num_steps
         if self.schedule == "cosine":
             factor = 0.5 * (1 + np.cos(np.pi * fraction))
+        elif self.schedule == "onecycle":
+            with jax.numpy_dtype_promotion("standard"):  # optax multiplies by booleans
+                factor = np.asarray(jax.vmap(optax.cosine_onecycle_schedule(num_steps, 1.0))(jnp.arange(num_steps)))
         elif self.schedule == "step":
             factor = np.prod([np.where(fraction >= drop, 0.1, 1.0) for drop in self.drops], axis=0)
         else:
