@@ -35,7 +35,8 @@ class Options:
     """
 
     preset: Literal["auto", "quick", "fast", "paper"] = "auto"
-    """quick: minutes on a CPU for each. paper: the paper's protocol. auto: each experiment chooses."""
+    """quick: minutes on a CPU for each. paper: the paper's protocol. fast: the same in fewer epochs. auto: each
+    experiment chooses."""
     only: tuple[Literal["cifar10", "ablation", "variants", "forget_size", "cifar100", "vggface2"], ...] = NAMES  # type: ignore[assignment]
     """Experiments to run. Default: all."""
     archs: tuple[Literal["auto", "small_resnet", "resnet18", "allcnn", "vit"], ...] = ("auto",)

@@ -37,7 +37,7 @@ class Experiment:
       dataset: the data set it is about.
       title: the data set's name for people.
       num_train: training images of the paper's setting; None where it does not say.
-      presets: "quick" and "paper", values of its options.
+      presets: "quick", "fast" and "paper", values of its options.
       classes: names of the classes to forget by default; None: the first `num_classes`.
       num_classes: how many; None: all.
       source: where its data set comes from.

@@ -62,20 +62,21 @@ class RunOptions:
     """What every experiment takes."""
 
     preset: Literal["auto", "quick", "fast", "paper"] = "auto"
-    """quick: minutes on a CPU. paper: the paper's protocol. fast: the paper's, but for originals and gold models
-    trained in a third of the epochs. auto: paper if an accelerator and the data are here."""
+    """quick: minutes on a CPU. paper: the paper's protocol. fast: the paper's, but for the training of original, gold
+    and curriculum models: one cycle of the learning rate, and the first two in a third of the epochs. auto: paper if an
+    accelerator and the data are here."""
     arch: Literal["auto", "small_resnet", "resnet18", "allcnn", "vit"] = "auto"
     """Architecture. auto: small_resnet in quick, else resnet18."""
     epochs: int | None = None
-    """Epochs of the original and the gold models. Default: 10 in quick and in fast, 30 in paper."""
+    """Epochs of the original and the gold models. Default: 10 in quick, 10 in fast, 30 in paper."""
     batch_size: int | None = None
     """Batch size of the original and the gold models. Default: 64 in quick, else 128."""
     learning_rate: float | None = None
-    """Learning rate of the original and the gold models, the largest of the schedule. Default: 0.05 in quick, 0.01 in
-    paper, 0.1 in fast."""
+    """Learning rate of the original and the gold models, the largest of the schedule. Default: 0.05 in quick, 0.1 in
+    fast, 0.01 in paper."""
     schedule: Literal["step", "cosine", "onecycle"] | None = None
-    """Learning rate: two drops (at 1/2 and 5/6), a cosine, or up and down once. Default: cosine in quick, step in
-    paper, onecycle in fast."""
+    """Learning rate: two drops (at 1/2 and 5/6), a cosine, or up and down once. Default: cosine in quick,
+    onecycle in fast, step in paper."""
     augment: bool | None = None
     """Random flips and crops in every training. Default: False."""
     num_train: int | None = None

@@ -81,7 +81,7 @@ def test_values_and_gradients(shape, features, window, stride):
     assert_agrees_with_lax(shape, window, features, stride)
 
 
-@pytest.mark.parametrize(("channels", "stride"), [(3, 1), (8, 1), (8, 2)])
+@pytest.mark.parametrize(("channels", "stride"), [(3, 1), (3, 2), (8, 1), (8, 2)])
 @pytest.mark.parametrize("padding", ["VALID", ((1, 1), (1, 1)), ((2, 0), (0, 1)), ((3, 1), (1, 4))])
 def test_padding(padding, channels, stride):
     assert_agrees_with_lax((2, 7, 6, channels), 3, 4, stride, padding)
@@ -92,11 +92,21 @@ def test_windows_that_do_not_overlap(window, stride):
     assert_agrees_with_lax((3, 9, 11, 3), window, 5, stride, "VALID")
 
 
-@pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize(("channels", "stride"), [(3, 1), (8, 1), (8, 2)])
-@pytest.mark.parametrize("num_images", [1, 2, 5, 130])
-def test_batches_across_chunks(num_images, channels, stride):
+@pytest.mark.parametrize("chunk_floats", [2000, 8000])
+@pytest.mark.parametrize(("channels", "stride"), [(3, 1), (3, 2), (8, 1), (8, 2)])
+@pytest.mark.parametrize("num_images", [1, 2, 5, 131])
+def test_batches_across_chunks(monkeypatch, num_images, channels, stride, chunk_floats):
+    """Chunks of one image, and of several with a last one that is filled up."""
+    monkeypatch.setattr(convolution, "_CHUNK_FLOATS", chunk_floats)
     assert_agrees_with_lax((num_images, 5, 6, channels), 3, 8, stride)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize(("features", "loops"), [(9, False), (8, True)])
+def test_patches_that_are_smaller_than_the_result_are_not_cut_into_chunks(features, loops):
+    args = normal(0, 40, 8, 8, 1), normal(1, 3, 3, 1, features)
+    assert (" while(" in optimized_hlo(bind(conv_general_dilated), *args)) == loops
+    assert_agrees_with_lax((40, 8, 8, 1), 3, features)
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,18 @@ def test_the_papers_preset_differs_in_the_data_alone(module, monkeypatch):
         assert "images instead" in phrase
 
 
+@pytest.mark.parametrize("module", [cifar10, cifar100, ablation, variants, forget_size, vggface2])
+def test_the_fast_preset_takes_a_third_of_the_papers_epochs(module, monkeypatch):
+    monkeypatch.setattr(experiment.jax, "default_backend", lambda: "cpu")
+    fast, paper = (
+        experiment.choose(module.EXPERIMENT, module.Options(dataset="synthetic", preset=preset))[0]
+        for preset in ("fast", "paper")
+    )
+    assert 3 * fast.epochs == paper.epochs
+    changes = {"epochs": paper.epochs, "learning_rate": paper.learning_rate, "schedule": paper.schedule}
+    assert dataclasses.replace(fast, preset="paper", output=paper.output, **changes) == paper
+
+
 # Seeds
 
 

@@ -309,6 +309,25 @@ def test_locality_self_attention_equals_numpy():
     )
 
 
+def test_attention_in_bfloat16_is_near_float32():
+    tokens = random_images(4, 9, 8)
+    full = LocalitySelfAttention(2, 4, jnp.float32, jnp.float32)
+    variables = random_variables(full, tokens)
+
+    def value_and_gradient(layer):
+        def loss(variables):
+            return jnp.square(layer.apply(variables, tokens).astype(jnp.float32)).sum()
+
+        return jax.value_and_grad(loss)(variables)
+
+    expected, half = (
+        value_and_gradient(full),
+        value_and_gradient(LocalitySelfAttention(2, 4, jnp.bfloat16, jnp.float32)),
+    )
+    for one, other in zip(jax.tree.leaves(half), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=5e-2 * np.abs(other).max())
+
+
 def test_a_token_does_not_attend_to_itself():
     """With scores that all but pick the token itself, its own value still has no part in its output."""
     layer = LocalitySelfAttention(1, 4, jnp.float32, jnp.float32)

@@ -134,6 +134,14 @@ def test_block_size_changes_no_result_and_bounds_the_block():
     assert "f32[30,300]" not in str(program)
 
 
+def test_a_block_stays_within_its_bound_on_every_platform(monkeypatch):
+    for backend, most in (("cpu", 256), ("gpu", 2**24 // 1000)):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert neighbors._queries_together(1000) == most
+        assert neighbors._queries_together(2**20) == 16
+        assert neighbors._queries_together(2**30) == 1
+
+
 def test_no_queries_give_no_rows():
     chex.assert_shape(neighbors.nearest_distances(np.zeros((0, 3), np.float32), np.ones((4, 3), np.float32)), (0, 5))
 

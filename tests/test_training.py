@@ -89,10 +89,15 @@ def test_steps_equal_a_loop_written_out(problem, net, optimizer):
     assert losses == pytest.approx([np.mean(expected_losses)], rel=1e-4)
 
 
-@pytest.mark.parametrize(("batch_size", "num_parts"), [(128, 8), (100, 10), (24, 2), (8, 1), (127, 1), (7, 1)])
-def test_a_batch_is_cut_where_the_module_allows_it(batch_size, num_parts):
+@pytest.mark.parametrize(
+    ("batch_size", "num_parts"), [(128, 8), (100, 10), (48, 4), (24, 2), (9, 1), (8, 1), (127, 1), (7, 1)]
+)
+def test_a_batch_is_cut_on_a_cpu_where_the_module_allows_it(monkeypatch, batch_size, num_parts):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     assert training._num_parts(SeparateNet(), batch_size) == num_parts
     assert training._num_parts(PlainNet(), batch_size) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert training._num_parts(SeparateNet(), batch_size) == 1
 
 
 @pytest.mark.parametrize("num_parts", [1, 2, 3, 6])

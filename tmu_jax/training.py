@@ -253,6 +253,7 @@ def train_step(
       The next state and the loss, float32[].
     """
     chex.assert_equal_shape_prefix([images, targets, weights], 1)
+    chex.assert_is_divisible(len(images), num_parts)
 
     def loss_fn(params: Any, images: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": state.batch_stats}
@@ -297,8 +298,9 @@ def _num_parts(module: nn.Module, batch_size: int) -> int:
     """How many parts of a batch a step takes one after another: on a CPU those whose activations stay in the cache."""
     if jax.default_backend() != "cpu" or not getattr(module, "images_are_independent", False):
         return 1
-    size = max((size for size in range(8, 17) if batch_size % size == 0), default=batch_size)
-    return batch_size // size
+    parts = [batch_size // size for size in range(8, 17) if batch_size % size == 0]
+    # An even number where there is one: two parts share a turn of the loop.
+    return min(parts, key=lambda number: (number % 2, number), default=1)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "optimizer", "augment"), donate_argnames=("state",))
@@ -490,7 +492,8 @@ def train(
     """Trains a classifier from a fresh initialisation.
 
     Args:
-      model: a Flax module called as `model(images float32[n, h, w, c], train) -> (logits, embedding)`.
+      model: a Flax module called as `model(images float32[n, h, w, c], train) -> (logits, embedding)`. One that sets
+        `images_are_independent` (see `models.ViT`) may be given a batch in parts.
       data: the images to train on, such as `problem.train`, or `problem.retain` for a gold model. Pixel normalisation
         is computed from these images alone.
       key: a PRNG key; initialisation and order are split from it.

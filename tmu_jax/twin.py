@@ -192,7 +192,9 @@ def train_curriculum(
     allowed = np.setdiff1d(problem.train.indices, excluded.astype(np.int32))
     if not len(allowed):
         raise ValueError("exclude leaves no training image for the curriculum model; it needs at least one")
-    recipe = dataclasses.replace(original.recipe, epochs=settings.curriculum_epochs, schedule="constant")
+    # A cycle fits any number of epochs, and its peak is no rate to start at.
+    schedule = "onecycle" if original.recipe.schedule == "onecycle" else "constant"
+    recipe = dataclasses.replace(original.recipe, epochs=settings.curriculum_epochs, schedule=schedule)
     rows = _draw(allowed, settings.curriculum_share, draw_key)
     return train(original.module, Split(problem.pool, rows), key=train_key, recipe=recipe, progress=progress)
 

@@ -6,14 +6,13 @@ arrays, and each of the three functions chooses the products from it:
 | kernel, stride | products |
 |---|---|
 | 3x3, stride 1 | Winograd's F(2x2, 3x3): 16 products of transformed tiles, 2.25 times fewer multiplications |
-| 3x3, stride 2 or few input channels | one product of patches; the input gradient of stride 2: nine products |
+| 3x3, stride 2 or few input channels | one product of patches |
 | p x p, stride at least p, no padding (1x1, patches of a vision transformer) | one product |
 
 References:
     Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308 (2015), section 4.1.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -72,11 +71,10 @@ def forward(images: Array, kernel: Array, *, geometry: Geometry) -> Array:
         return _multiply(_tiles(images, geometry), kernel.reshape(-1, geometry.features), geometry)
     if geometry.takes_patches:
         flat = kernel.reshape(-1, geometry.features)
-        multiply = lambda part: _multiply(_patches(part, geometry), flat, geometry)  # noqa: E731
         # Patches that are smaller than the result need no chunks, whose results would be copied to their place.
         is_small = 9 * geometry.channels <= geometry.features
         wanted = images.shape[0] if is_small else geometry.chunk_of_patches
-        return _map_chunks(multiply, images, wanted)
+        return _map_chunks(lambda part: _multiply(_patches(part, geometry), flat, geometry), images, wanted)
     return _winograd(images, kernel, geometry)
 
 
@@ -84,11 +82,10 @@ def input_gradient(cotangent: Array, kernel: Array, *, geometry: Geometry) -> Ar
     flat = kernel.reshape(-1, geometry.features).T
     if geometry.kernel_size <= geometry.stride:
         return _untiles(_multiply(cotangent, flat, geometry), geometry)
-    wanted = geometry.chunk_floats / geometry.floats
-    if geometry.channels < _FEW_CHANNELS:
-        return _map_chunks(lambda part: _unpatches(_multiply(part, flat, geometry), geometry), cotangent, wanted)
-    if geometry.stride == 2:
-        return _map_chunks(lambda part: _strided_input_gradient(part, kernel, geometry), cotangent, wanted)
+    if geometry.takes_patches:
+        return _map_chunks(
+            lambda part: _unpatches(_multiply(part, flat, geometry), geometry), cotangent, geometry.chunk_of_patches
+        )
     (top, bottom), (left, right) = geometry.padding
     backwards = geometry._replace(
         size=geometry.out_size,
@@ -216,17 +213,17 @@ def _untiles(windows: Array, geometry: Geometry) -> Array:
 # --- Stride 2 or few channels: one product of patches.
 
 
-def _positions(window: int) -> list[tuple[int, int]]:
-    return [(row, column) for row in range(window) for column in range(window)]
-
-
 def _patches(images: Array, geometry: Geometry) -> Array:
     """Windows [n, out height, out width, 9 * channels]."""
     height, width = geometry.out_size
     if geometry.stride == 2:
         # Two neighbouring columns are one piece of memory; a kernel's row meets a pair and the first of the next one.
-        pairs = _by_parity(images, geometry)
-        pairs = pairs.reshape(*pairs.shape[:4], -1)
+        rows_and_columns = (
+            (low, 2 * length + 2 - size - low)
+            for size, length, (low, _) in zip(geometry.size, geometry.out_size, geometry.padding, strict=True)
+        )
+        images = _pad(images, *rows_and_columns)
+        pairs = images.reshape(-1, height + 1, 2, width + 1, 2 * geometry.channels)
         rows = [pairs[:, row // 2 : row // 2 + height, row % 2] for row in range(3)]
         pieces = [part for row in rows for part in (row[:, :, :-1], row[:, :, 1:, : geometry.channels])]
     else:
@@ -237,45 +234,10 @@ def _patches(images: Array, geometry: Geometry) -> Array:
     return jnp.concatenate(pieces, axis=-1)
 
 
-def _by_parity(images: Array, geometry: Geometry) -> Array:
-    """Padded images [n, out height + 1, 2, out width + 1, 2, channels] for stride 2."""
-    rows, columns = (
-        (low, 2 * length + 2 - size - low)
-        for size, length, (low, _) in zip(geometry.size, geometry.out_size, geometry.padding, strict=True)
-    )
-    height, width = geometry.out_size
-    return _pad(images, rows, columns).reshape(-1, height + 1, 2, width + 1, 2, geometry.channels)
-
-
 def _unpatches(patches: Array, geometry: Geometry) -> Array:
     """Transpose of `_patches`: adds each window to its place."""
     images = jax.ShapeDtypeStruct((patches.shape[0], *geometry.size, geometry.channels), patches.dtype)
     return jax.linear_transpose(lambda images: _patches(images, geometry), images)(patches)[0]
-
-
-# --- Stride 2, input gradient: nine products, one for each position in the kernel.
-
-
-def _strided_input_gradient(cotangent: Array, kernel: Array, geometry: Geometry) -> Array:
-    height, width = geometry.out_size
-
-    def parity(odd_row: int, odd_column: int) -> Array:
-        """The gradient of all pixels of one parity of rows and columns."""
-        products = [
-            _pad(
-                _multiply(cotangent, kernel[row, column].T, geometry),
-                (row // 2, 1 - row // 2),
-                (column // 2, 1 - column // 2),
-            )
-            for row, column in _positions(3)
-            if (row % 2, column % 2) == (odd_row, odd_column)
-        ]
-        return functools.reduce(jnp.add, products)
-
-    images = jnp.stack([jnp.stack([parity(row, column) for column in range(2)], axis=3) for row in range(2)], axis=2)
-    images = images.reshape(-1, 2 * height + 2, 2 * width + 2, geometry.channels)
-    (top, _), (left, _) = geometry.padding
-    return images[:, top : top + geometry.size[0], left : left + geometry.size[1]]
 
 
 # --- Stride 1: Winograd's F(2x2, 3x3). Tiles of 4x4 pixels, two apart, each give 2x2 outputs.

@@ -84,7 +84,8 @@ class LocalitySelfAttention(nn.Module):
             (self.num_heads,),
             self.param_dtype,
         )
-        query = query * jnp.exp(-log_temperature).astype(self.dtype)[None, None, :, None]
+        scale = jnp.exp(-log_temperature.astype(jnp.float32))[None, None, :, None]
+        query = (query.astype(jnp.float32) * scale).astype(self.dtype)
         scores = jnp.einsum("nqhd,nkhd->nhqk", query, key, preferred_element_type=jnp.float32)
         scores = jnp.where(jnp.eye(num_tokens, dtype=bool), jnp.finfo(scores.dtype).min, scores)
         # The softmax, divided by its sum after the product: fewer numbers to divide, and no third array of this size.
@@ -92,7 +93,7 @@ class LocalitySelfAttention(nn.Module):
         attention = jnp.exp(scores - largest)
         sums = jnp.sum(attention, axis=-1).swapaxes(1, 2)[..., None]
         mixed = jnp.einsum("nhqk,nkhd->nqhd", attention.astype(value.dtype), value)
-        mixed = (mixed / sums).astype(value.dtype)
+        mixed = (mixed.astype(jnp.float32) / sums).astype(value.dtype)
         return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, param_dtype=self.param_dtype, name="output")(
             mixed
         )
@@ -110,7 +111,7 @@ class ViT(nn.Module):
       mlp_width: hidden width of each block's MLP.
       dtype: of the computation; parameters stay in `param_dtype`.
       images_are_independent: no layer mixes images, in training either, so that a training step may take a batch in
-        parts.
+        parts. A subclass that mixes them (batch norm) sets it to False.
 
     References:
       Dosovitskiy et al., 2021 (arXiv 2010.11929); Lee et al., 2021 (arXiv 2112.13492).
