@@ -26,7 +26,8 @@ class Case:
         that it may differ.
       repeats: fixed number of repeats, for what is too long to repeat.
       least: units of work in a repeat, at least. Training never takes a single step: `training.fit` makes up to 64 in
-        one call, and the first touch of fresh memory, paid once a call, would count as if it were paid every step.
+        one call, and the first touch of fresh memory, paid once a call, would count as if it were paid every step. For
+        the same reason such a repeat begins with a unit that is not timed.
     """
 
     name: str

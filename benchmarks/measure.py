@@ -168,10 +168,10 @@ def measure(
                 # A slower rival takes fewer units in a repeat.
                 units = _units(run, count, target_seconds) if count > case.least else count
                 row.rival_units_per_repeat = max(case.least, units)
-                running[name] = _turn(run, row.rival_units_per_repeat)
+                running[name] = _turn(run, row.rival_units_per_repeat, case.least > 1)
             except (RivalError, MismatchError) as error:
                 failed(name, error)
-        mine, theirs_by_name = alternate(_turn(ours.run, count), running, repeats, failed)
+        mine, theirs_by_name = alternate(_turn(ours.run, count, case.least > 1), running, repeats, failed)
     finally:
         if rivals is not None and names:
             rivals.drop()
@@ -187,8 +187,18 @@ def _units(run: Callable[[int], float], most: int, target_seconds: float) -> int
     return max(1, min(most, round(target_seconds / max(run(1), 1e-9))))
 
 
-def _turn(run: Callable[[int], float], count: int) -> Callable[[], float]:
-    return lambda: run(count) / count
+def _turn(run: Callable[[int], float], count: int, warm_up: bool) -> Callable[[], float]:
+    """A repeat: the seconds of a unit, after one that is not timed where a repeat has several (see `Case.least`).
+
+    While the others had their turns a virtual machine may have given freed memory back to its host.
+    """
+
+    def turn() -> float:
+        if warm_up:
+            run(1)
+        return run(count) / count
+
+    return turn
 
 
 def fill(row: Row, ours: list[float], theirs: list[float]) -> None:

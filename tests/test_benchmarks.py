@@ -92,6 +92,8 @@ def test_a_repeat_takes_at_least_the_units_of_its_case():
     for row in measure.measure(case, Ours(log), fakes, pathlib.Path(), 5, lambda _: None):
         assert row.units_per_repeat == row.rival_units_per_repeat == 4
         assert row.ours_seconds == pytest.approx(2.0)  # of one unit
+    # Every turn begins with a unit that is not timed.
+    assert log[1:] == ["ours", "ours", "A", "A", "B", "B"] * 5
 
 
 def test_an_output_that_differs_aborts_its_row_alone():
