@@ -94,7 +94,7 @@ def test_windows_that_do_not_overlap(window, stride):
 
 @pytest.mark.parametrize("chunk_floats", [2000, 8000])
 @pytest.mark.parametrize(("channels", "stride"), [(3, 1), (3, 2), (8, 1), (8, 2)])
-@pytest.mark.parametrize("num_images", [1, 2, 5, 131])
+@pytest.mark.parametrize("num_images", [1, 5, 131])
 def test_batches_across_chunks(monkeypatch, num_images, channels, stride, chunk_floats):
     """Chunks of one image, and of several with a last one that is filled up."""
     monkeypatch.setattr(convolution, "_CHUNK_FLOATS", chunk_floats)
