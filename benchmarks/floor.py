@@ -211,8 +211,9 @@ def _evaluation(settings: dict[str, Any], arrays: Arrays) -> Work:
 def _attack(settings: dict[str, Any], arrays: Arrays) -> Work:
     counter, count, steps = _Counter(settings, arrays), settings["num_images"], settings["num_steps"]
     step, forward = counter.attack_step(count), counter.forward(count)
-    flops = None if step is None or forward is None else steps * step + 2 * forward
-    return Work(flops, (2 * steps + 2) * counter.parameter_bytes + count * counter.pixel_bytes, BY_XLA)
+    # The clean logits come with the first gradient.
+    flops = None if step is None or forward is None else steps * step + forward
+    return Work(flops, (2 * steps + 1) * counter.parameter_bytes + count * counter.pixel_bytes, BY_XLA)
 
 
 def _distances(settings: dict[str, Any], arrays: Arrays) -> Work:
@@ -249,7 +250,9 @@ def _request(settings: dict[str, Any], arrays: Arrays) -> Work:
         step_flops, step_bytes = counter.train_step(batch)
         steps = epochs * max(1, images // batch)
         flops, moved = flops + steps * (step_flops or 0), moved + steps * step_bytes
-    flops += (5 * sizes["heldout"] + sizes["forget"]) * (5 * attack + 2 * forward) / 128
+    # Five radii for the held-out images, whose first gradient is the same, and one for the others; five steps each.
+    flops += sizes["heldout"] * (attack + 5 * (4 * attack + forward)) / 128
+    flops += sizes["forget"] * (5 * attack + forward) / 128
     flops += (sizes["train"] + sizes["retain"] + 3 * sizes["heldout"] + 2 * sizes["forget"]) * forward / 128
     return Work(flops + _predictor_flops(100 * sizes["heldout"]), moved, BY_XLA)
 

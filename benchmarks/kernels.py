@@ -112,13 +112,13 @@ class Attack(Kernel):
         ((rows, self._count),) = blocks.split(np.arange(len(arrays["images"]), dtype=np.int32))
         self._arguments = (
             _on_device(arrays), _normalization(arrays), jnp.asarray(arrays["images"]), rows, arrays["labels"][rows],
-            blocks.num_blocks(self._count), np.float32(settings["eps"]),
+            blocks.num_blocks(self._count), *features.padded_radii((settings["eps"],)),
         )  # fmt: skip
         self._statics = {"module": module, "num_steps": settings["num_steps"]}
 
     def _attack(self) -> list[np.ndarray]:
-        found = features.attack_rows(*self._arguments, **self._statics)
-        return [training.first_rows(logits, self._count) for logits in found]
+        clean, attacked = features.attack_rows(*self._arguments, **self._statics)
+        return [training.first_rows(logits, self._count) for logits in (clean, attacked[0])]
 
     def check(self) -> Arrays:
         return dict(zip(("clean_logits", "adversarial_logits"), self._attack(), strict=True))

@@ -57,6 +57,22 @@ def test_equals_numpy_pgd_on_a_softmax_model(linear, eps, num_steps, step_size):
         np.testing.assert_allclose(adversarial, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("num_steps", [0, 1, 5])
+def test_a_known_first_direction_changes_nothing(linear, num_steps):
+    kernel, images, labels = linear
+    logits_fn = functools.partial(linear_logits, kernel)
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    uphill, logits = jax.vmap(functools.partial(attacks.first_direction, logits_fn))(images, labels)
+    flat = np.asarray(images, np.float64).reshape(len(images), -1)
+    error = scipy.special.softmax(flat @ kernel, axis=1) - np.eye(NUM_CLASSES)[labels]
+    np.testing.assert_array_equal(uphill, np.sign(error @ kernel.T).reshape(images.shape))
+    np.testing.assert_allclose(logits, flat @ kernel, rtol=1e-4, atol=1e-5)
+    for eps in (1 / 255, 0.2):
+        settings = {"eps": eps, "num_steps": num_steps}
+        known = attacks.attack_batch(logits_fn, images, labels, uphill=uphill, **settings)
+        np.testing.assert_array_equal(known, attacks.attack_batch(logits_fn, images, labels, **settings))
+
+
 @pytest.mark.parametrize("label", [0, 1])
 def test_binary_optimum_is_the_corner_against_the_label(label):
     rng = np.random.default_rng(1)

@@ -184,8 +184,9 @@ def test_the_perturbation_is_eps_in_pixel_units(problem):
     rows, labels = problem.heldout.indices, problem.heldout.labels
     clean, attacked = features.attack_rows(
         {"params": {}}, normalization, jnp.asarray(problem.pool.images), rows[None], labels[None], np.int32(1),
-        np.float32(EPS), module=PixelLogits(), num_steps=5,
+        *features.padded_radii((EPS,)), module=PixelLogits(), num_steps=5,
     )  # fmt: skip
+    attacked = attacked[0]
     pixels = problem.pool.images[rows] / 255
     mean, std = normalization
     restored = [np.asarray(logits).reshape(pixels.shape) * std + mean for logits in (clean, attacked)]
@@ -197,6 +198,47 @@ def test_the_perturbation_is_eps_in_pixel_units(problem):
     assert (perturbation > EPS - 1e-6).mean() > 0.9
     # Pixels at the end of the range occur, so the clip to it is exercised.
     assert (perturbation < EPS - 1e-3).any()
+
+
+@pytest.mark.parametrize("num_steps", [1, 5])
+@pytest.mark.parametrize("radii", [(EPS,), (4 / 255, 0.25 / 255, 1 / 255), tuple(i / 255 for i in range(7, 0, -1))])
+def test_several_radii_equal_numpys_one_by_one(problem, plain, radii, num_steps):
+    samples = problem.heldout
+    got, success = features.adversarial_of_radii(plain, samples, radii=radii, num_steps=num_steps, block=16)
+    assert got.shape == success.shape == (len(radii), len(samples))
+    pixels = samples.images / 255
+    clean_log_p = log_softmax(plain_logits(plain, pixels))
+    for row, eps in enumerate(radii):
+        attacked = numpy_pgd(plain, pixels, samples.labels, eps, num_steps)
+        log_p = log_softmax(plain_logits(plain, attacked))
+        np.testing.assert_allclose(got[row], -(np.exp(clean_log_p) * log_p).sum(-1), rtol=2e-3, atol=1e-4)
+        np.testing.assert_array_equal(success[row], log_p.argmax(-1) != samples.labels)
+
+
+def test_the_first_gradient_is_computed_once_for_all_radii(problem, plain, monkeypatch):
+    """With a wrong first direction all radii go wrong, and a program of one step has no other gradient."""
+    right = features.first_direction
+    monkeypatch.setattr(features, "first_direction", lambda *args: (-right(*args)[0], right(*args)[1]))
+    samples, radii = problem.heldout, (1 / 255, EPS)
+    got, _ = features.adversarial_of_radii(plain, samples, radii=radii, num_steps=1, block=17)
+    pixels = samples.images / 255
+    clean_log_p = log_softmax(plain_logits(plain, pixels))
+    for row, eps in enumerate(radii):
+        downhill = (2 * pixels - numpy_pgd(plain, pixels, samples.labels, eps, 1)).clip(0, 1)
+        inside = ((pixels > EPS) & (pixels < 1 - EPS)).all(axis=(1, 2, 3))
+        log_p = log_softmax(plain_logits(plain, downhill))
+        np.testing.assert_allclose(
+            got[row][inside], -(np.exp(clean_log_p) * log_p).sum(-1)[inside], rtol=2e-3, atol=1e-4
+        )
+        assert inside.any()
+
+
+@pytest.mark.parametrize(
+    ("radii", "message"), [((), "radii holds no radius"), ((EPS, 2.0), "eps=2.0"), ((0,), "eps=0")]
+)
+def test_bad_radii_are_refused(problem, plain, radii, message):
+    with pytest.raises(ValueError, match=message):
+        features.adversarial_of_radii(plain, problem.forget, radii=radii)
 
 
 def test_block_sizes_and_neighbours_do_not_matter(problem, model):
@@ -276,7 +318,8 @@ def test_float32_pixels_are_attacked(problem, plain):
     images = jnp.asarray(problem.pool.images)
     clean, _ = features.attack_rows(
         plain.variables, plain.normalization, images, problem.forget.indices[None, :16],
-        problem.forget.labels[None, :16], np.int32(1), np.float32(EPS), module=plain.module, num_steps=5,
+        problem.forget.labels[None, :16], np.int32(1), *features.padded_radii((EPS,)), module=plain.module,
+        num_steps=5,
     )  # fmt: skip
     np.testing.assert_allclose(clean[0], tmu_jax.predict(plain, problem.forget)[0][:16], rtol=1e-4, atol=1e-4)
 

@@ -7,7 +7,7 @@ References:
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import flax.linen as nn
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tmu_jax.attacks import adversarial_cross_entropy, attack_batch
+from tmu_jax.attacks import adversarial_cross_entropy, attack_batch, first_direction
 from tmu_jax.data import Split
 from tmu_jax.neighbors import mean_nearest_distance
 from tmu_jax.training import (
@@ -34,6 +34,7 @@ from tmu_jax.training import (
 
 FEATURES = ("NF", "AF", "CF")
 ATTACKED_ON_CPU, ATTACKED_ELSEWHERE = Blocks(32, 8), Blocks(128, 1)
+_RADII = 5
 
 
 def nearest_distance(
@@ -99,7 +100,7 @@ def adversarial(
     Args:
       model: M_t for the twin problem, M_o for the original problem; batch norm in evaluation mode.
       samples: n samples; their labels are the true ones.
-      eps: L-infinity radius in pixel units, 0..1.
+      eps: L-infinity radius in pixel units, above 0 and at most 1.
       num_steps: steps of eps/3 each.
       order: "clean_target" (the softmax of the clean logits is the target) or "adversarial_target".
       block: samples attacked together; by default 32 on a CPU, where they stay in its cache, and 128 elsewhere.
@@ -112,8 +113,44 @@ def adversarial(
     Raises:
       ValueError: when a setting is out of range or there are no samples.
     """
-    if not 0 < eps <= 1:
-        raise ValueError(f"eps={eps} must be above 0 and at most 1, in pixel units (4/255, say)")
+    feature, success = adversarial_of_radii(
+        model, samples, radii=(eps,), num_steps=num_steps, order=order, block=block, progress=progress
+    )
+    return feature[0], success[0]
+
+
+def adversarial_of_radii(
+    model: TrainedModel,
+    samples: Split,
+    *,
+    radii: Sequence[float],
+    num_steps: int = 5,
+    order: Literal["clean_target", "adversarial_target"] = "clean_target",
+    block: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`adversarial` of several radii, for less than each of them alone: their first gradient is the same.
+
+    Args:
+      model: as for `adversarial`, and so are the other arguments.
+      samples: n samples.
+      radii: r of them, at least one, each as `eps`.
+      num_steps: steps of a third of the radius each.
+      order: which softmax output is the target.
+      block: samples attacked together.
+      progress: called with (samples done, samples in all), a sample being done with all its radii.
+
+    Returns:
+      The features float32[r, n] in nats and the successes bool[r, n].
+
+    Raises:
+      ValueError: when a setting is out of range or there are no samples.
+    """
+    if not len(radii):
+        raise ValueError("radii holds no radius; give at least one")
+    for eps in radii:
+        if not 0 < eps <= 1:
+            raise ValueError(f"eps={eps} must be above 0 and at most 1, in pixel units (4/255, say)")
     blocks = evaluation_blocks(ATTACKED_ON_CPU, ATTACKED_ELSEWHERE) if block is None else Blocks(block, 1)
     if num_steps < 1 or blocks.size < 1:
         raise ValueError(f"num_steps={num_steps} and block={blocks.size} must be at least 1")
@@ -134,16 +171,23 @@ def adversarial(
             rows,
             labels[rows],
             blocks.num_blocks(count),
-            np.float32(eps),
+            *padded_radii(radii),
             module=module,
             num_steps=num_steps,
         )
-        features.append(first_rows(adversarial_cross_entropy(clean, attacked, order=order), count))
-        successes.append(np.argmax(first_rows(attacked, count), -1) != samples.labels[done : done + count])
+        logits = np.stack([first_rows(of_radius, count) for of_radius in attacked[: len(radii)]])
+        clean_logits = jnp.broadcast_to(first_rows(clean, count), logits.shape)
+        features.append(adversarial_cross_entropy(clean_logits, jnp.asarray(logits), order=order))
+        successes.append(np.argmax(logits, -1) != samples.labels[done : done + count])
         done += count
         if progress is not None:
             progress(done, len(samples))
-    return np.concatenate(features), np.concatenate(successes)
+    return np.concatenate(features, axis=1), np.concatenate(successes, axis=1)
+
+
+def padded_radii(radii: Sequence[float]) -> tuple[np.ndarray, np.int32]:
+    """Radii float32[at least 5] and how many of them are meant, so that one program serves one radius and five."""
+    return np.resize(np.asarray(radii, np.float32), max(len(radii), _RADII)), np.int32(len(radii))
 
 
 @functools.partial(jax.jit, static_argnames=("module", "num_steps"))
@@ -154,23 +198,32 @@ def attack_rows(
     rows: jax.Array,
     labels: jax.Array,
     num_blocks: jax.Array,
-    eps: jax.Array,
+    radii: jax.Array,
+    num_radii: jax.Array,
     *,
     module: nn.Module,
     num_steps: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Clean and adversarial logits of rows int32[per_call, size] of the pool with their labels; see `over_blocks`."""
+    """Logits of rows int32[per_call, size] of the pool with their labels, clean and attacked at the first radii.
+
+    Returns (float32[per_call, size, classes], float32[radii, per_call, size, classes]); see `over_blocks`.
+    """
 
     def logits_fn(image: jax.Array) -> jax.Array:
         return module.apply(variables, normalize(image[None], normalization), train=False)[0][0]
 
     def attack_block(rows: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         images = pool_images[rows].astype(jnp.float32) / 255
-        attacked = attack_batch(logits_fn, images, labels, eps=eps, num_steps=num_steps)
-        both = [module.apply(variables, normalize(x, normalization), train=False)[0] for x in (images, attacked)]
-        return both[0], both[1]
+        uphill, clean = jax.vmap(functools.partial(first_direction, logits_fn))(images, labels)
 
-    return over_blocks(attack_block, num_blocks, jnp.asarray(rows), jnp.asarray(labels))
+        def attack(eps: jax.Array) -> jax.Array:
+            attacked = attack_batch(logits_fn, images, labels, eps=eps, num_steps=num_steps, uphill=uphill)
+            return module.apply(variables, normalize(attacked, normalization), train=False)[0]
+
+        return clean, over_blocks(attack, num_radii, jnp.asarray(radii))
+
+    clean, attacked = over_blocks(attack_block, num_blocks, jnp.asarray(rows), jnp.asarray(labels))
+    return clean, attacked.swapaxes(0, 1)
 
 
 def curriculum_loss(model: TrainedModel, samples: Split) -> np.ndarray:

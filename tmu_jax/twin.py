@@ -19,7 +19,7 @@ import numpy as np
 
 from tmu_jax import predictor
 from tmu_jax.data import ForgetProblem, Split
-from tmu_jax.features import FEATURES, adversarial, curriculum_loss, nearest_distance
+from tmu_jax.features import FEATURES, adversarial_of_radii, curriculum_loss, nearest_distance
 from tmu_jax.timing import Stopwatch
 from tmu_jax.training import Progress, Recipe, Stream, TrainedModel, fit, one_hot, predict, train
 from tmu_jax.twin_settings import DEFAULT_SETTINGS, FIRST_EPOCH_RECIPE, TwinSettings
@@ -256,7 +256,7 @@ def measure_features(
       twin: M_t.
       curriculum: the models whose loss is CF in the twin and in the original problem; G_c twice where it is "fresh".
       settings: see `TwinSettings`.
-      progress: called with (attacks done, attacks in all).
+      progress: called with (samples attacked, samples in all).
 
     Returns:
       The features.
@@ -264,28 +264,30 @@ def measure_features(
     heldout = _outside(problem.heldout, problem.whole_classes)
     forget = _outside(problem.forget, problem.whole_classes)
     easy = predict(original, heldout)[0].argmax(-1) == heldout.labels
-    total = len(settings.eps_candidates) + 1
 
-    def attack(model: TrainedModel, samples: Split, eps: float, index: int) -> tuple[np.ndarray, np.ndarray]:
-        feature, success = adversarial(
-            model, samples, eps=eps, num_steps=settings.attack_steps, order=settings.attack_order
+    def attack(
+        model: TrainedModel, samples: Split, radii: Sequence[float], before: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        def report(done: int, _: int) -> None:
+            if progress is not None:
+                progress(before + done, len(heldout) + len(forget))
+
+        return adversarial_of_radii(
+            model, samples, radii=radii, num_steps=settings.attack_steps, order=settings.attack_order, progress=report
         )
-        if progress is not None:
-            progress(index + 1, total)
-        return feature, success
 
-    trials = [attack(twin, heldout, eps, i) for i, eps in enumerate(settings.eps_candidates)]
-    shares = tuple(float(success.mean()) for _, success in trials)
+    trials, successes = attack(twin, heldout, settings.eps_candidates, 0)
+    shares = tuple(successes.mean(axis=1).tolist())
     chosen = choose_eps(shares, float(1 - easy.mean()))
     eps = settings.eps_candidates[chosen]
-    af_original, _ = attack(original, forget, eps, total - 1)
+    (af_original,), _ = attack(original, forget, (eps,), len(heldout))
     distance = functools.partial(
         nearest_distance,
         k=settings.num_neighbors,
         same_class=settings.bank == "class",
         normalized=settings.normalize_embeddings,
     )
-    af_twin, (twin_curriculum, original_curriculum) = trials[chosen][0], curriculum
+    af_twin, (twin_curriculum, original_curriculum) = trials[chosen], curriculum
     return ProblemFeatures(
         twin=np.stack(
             [distance(twin, heldout, problem.train), af_twin, curriculum_loss(twin_curriculum, heldout)], axis=-1
