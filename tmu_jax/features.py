@@ -209,6 +209,8 @@ def attack_rows(
     Returns (float32[per_call, size, classes], float32[radii, per_call, size, classes]); see `over_blocks`.
     """
 
+    # Compiled by itself it is traced once for the first gradient and the others.
+    @jax.jit
     def logits_fn(image: jax.Array) -> jax.Array:
         return module.apply(variables, normalize(image[None], normalization), train=False)[0][0]
 
