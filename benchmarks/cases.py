@@ -28,6 +28,7 @@ class Case:
       least: units of work in a repeat, at least. Training never takes a single step: `training.fit` makes up to 64 in
         one call, and the first touch of fresh memory, paid once a call, would count as if it were paid every step. For
         the same reason such a repeat begins with a unit that is not timed.
+      is_long: one unit is a repeat, and none is spent on finding out how many of them should be.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Case:
     tolerances: dict[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     repeats: int | None = None
     least: int = 1
+    is_long: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,7 @@ SCALES = {
         name="cpu", device="cpu", dtypes=("float32",), batches=(128,), epoch_images=None, pool=2000,
         evaluated={"resnet18": 500, "small_resnet": 2000}, attacked={"small_resnet": 128},
         distances=((1000, 5000, 512), (5000, 45_000, 512)), predictor=(1000, 10_000), predictor_epochs=100,
-        teacher=("small_resnet", 256), request=("small_resnet", 2000), table="quick",
+        teacher=("small_resnet", 256), request=("small_resnet", 1000), table="quick",
     ),
     "gpu": Scale(
         name="gpu", device="cuda", dtypes=("bfloat16", "float32"), batches=(128, 512), epoch_images=50_000,
@@ -99,6 +101,7 @@ SCALES = {
 }  # fmt: skip
 
 STEPS_PER_REPEAT = 4
+STEPS_PER_REPEAT_OF_SMALL = 16
 _ATTACK = {"num_steps": 5, "eps": 2 / 255}
 
 
@@ -145,12 +148,14 @@ def _train(scale: Scale, arch: str, batch: int, dtype: str) -> Case:
     unit = f"epoch of {scale.epoch_images} images" if scale.epoch_images else f"step of {batch} images"
     tolerances = {"losses": ("relative", _tolerance(scale, dtype))}
     rivals = _torch_rivals(scale, arch)
-    least = 1 if scale.epoch_images else _least_steps(scale)
+    least = 1 if scale.epoch_images else _least_steps(scale, arch)
     return Case(f"train-{what}-{arch}-{batch}-{dtype}", "train", settings, unit, rivals, tolerances, least=least)
 
 
-def _least_steps(scale: Scale) -> int:
-    return 1 if scale.name == "tiny" else STEPS_PER_REPEAT
+def _least_steps(scale: Scale, arch: str) -> int:
+    if scale.name == "tiny":
+        return 1
+    return STEPS_PER_REPEAT_OF_SMALL if arch == "small_resnet" else STEPS_PER_REPEAT
 
 
 def _bad_teacher(scale: Scale) -> Case:
@@ -162,7 +167,7 @@ def _bad_teacher(scale: Scale) -> Case:
     tolerances = {"losses": ("relative", _tolerance(scale, scale.dtypes[0]))}
     unit = f"step of {batch} images"
     rivals = tuple(name for name in _torch_rivals(scale, arch) if name != LOADER)
-    least = _least_steps(scale)
+    least = _least_steps(scale, arch)
     return Case(f"bad-teacher-step-{arch}-{batch}", "train", settings, unit, rivals, tolerances, least=least)
 
 
@@ -199,7 +204,10 @@ def _predictor(num_samples: int, epochs: int) -> Case:
     settings = {"num_samples": num_samples, "epochs": epochs, "batch": 16, "learning_rate": 0.01, "momentum": 0.9,
                 "weight_decay": 5e-4}  # fmt: skip
     tolerances = {"loss": ("relative", 1e-2), "probability": ("absolute", 5e-2)}
-    return Case(f"predictor-{num_samples}", "predictor", settings, f"{epochs} epochs", (TORCH_LOOP,), tolerances)
+    return Case(
+        f"predictor-{num_samples}", "predictor", settings, f"{epochs} epochs", (TORCH_LOOP,), tolerances,
+        is_long=num_samples * epochs >= 10**6,
+    )  # fmt: skip
 
 
 def _request(scale: Scale) -> Case:
@@ -217,5 +225,7 @@ def _request(scale: Scale) -> Case:
         "test_accuracy": ("absolute", 10.0 if scale.name != "tiny" else 40.0),
         "forget_accuracy": ("absolute", 20.0 if scale.name != "tiny" else 100.0),
     }
-    # A request takes half a minute: of PyTorch's two layouts the faster one alone.
-    return Case(f"twin-request-{arch}-{num_train}", "request", settings, "request", (TORCH_LOOP_LAST,), tolerances)
+    # Of PyTorch's two layouts the faster one alone.
+    return Case(
+        f"twin-request-{arch}-{num_train}", "request", settings, "request", (TORCH_LOOP_LAST,), tolerances, is_long=True
+    )

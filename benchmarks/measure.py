@@ -155,7 +155,7 @@ def measure(
         say(f"  {name}: {rows[name].error}")
 
     try:
-        count = max(case.least, _units(ours.run, MOST_UNITS, target_seconds))
+        count = case.least if case.is_long else max(case.least, _units(ours.run, MOST_UNITS, target_seconds))
         for name, row in rows.items():
             assert rivals is not None
             try:

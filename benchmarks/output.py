@@ -24,7 +24,7 @@ LEGEND = (
     "compilation. ratio: the rival's over ours, above 1 we are faster. floor: the larger of FLOPs over the measured "
     "matrix-product peak and unavoidable bytes over the measured copy bandwidth. compile: tracing and compiling in a "
     "fresh process, with an empty compilation cache (cold) and with a filled one (warm). peak: arguments, outputs and "
-    "temporaries of the largest compiled program."
+    "temporaries of the largest compiled program; of Table 1, the most that its device, or on a CPU its process, held."
 )
 
 

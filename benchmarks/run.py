@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -50,11 +51,13 @@ def run(plan: Plan, report: Report, say: Say) -> bool:
     works: dict[str, floor.Work] = {}
     peaks: floor.Peaks | None = None
     done: set[str] = set()
+    start = time.perf_counter()
     try:
         say("measuring this machine's peaks")
         peaks = floor.measure_peaks(plan.tiny)
         for number, case in enumerate(plan.cases, start=1):
-            say(f"[{number}/{len(plan.cases)}] {case.name}")
+            minutes = (time.perf_counter() - start) / 60
+            say(f"[{number}/{len(plan.cases)}] {case.name} (after {minutes:.1f} min)")
             report.rows += measure_case(case, plan, works, say)
             done.add(case.name)
         if plan.scaling:

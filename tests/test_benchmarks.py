@@ -96,6 +96,15 @@ def test_a_repeat_takes_at_least_the_units_of_its_case():
     assert log[1:] == ["ours", "ours", "A", "A", "B", "B"] * 5
 
 
+def test_of_a_long_case_no_unit_is_spent_on_counting():
+    log: list[str] = []
+    fakes = Fakes(log, {"A": 4.0, "B": 1.0}, {"A": [1.0, -4.0], "B": [1.0, -4.0]})
+    case = dataclasses.replace(CASE, is_long=True)
+    for row in measure.measure(case, Ours(log), fakes, pathlib.Path(), 5, lambda _: None, target_seconds=1000.0):
+        assert row.units_per_repeat == row.rival_units_per_repeat == 1
+    assert log == ["ours", "A", "B"] * 5
+
+
 def test_an_output_that_differs_aborts_its_row_alone():
     rows, log = measured({"A": 5.0, "B": 1.0}, {"A": [1.1, -4.0], "B": [1.0, -4.0]})
     assert "B" in log
@@ -276,6 +285,16 @@ def test_a_failure_of_ours_is_a_row_with_an_error(monkeypatch, tmp_path):
     plan = runs.Plan((DISTANCES,), False, 1, False, None, True, tmp_path)
     (row,) = runs.measure_case(DISTANCES, plan, {}, lambda line: None)
     assert (row.error, row.ours_seconds) == ("RuntimeError: no", None)
+
+
+def test_memory_held_is_the_most_there_was():
+    before = first_call.most_held_bytes()
+    if before is None:
+        pytest.skip("no /proc here")
+    np.ones(before // 8)
+    after = first_call.most_held_bytes()
+    assert before < after < 4 * before
+    assert first_call.most_held_bytes() == after
 
 
 def test_first_call_is_quicker_to_compile_from_a_filled_cache(tmp_path):
