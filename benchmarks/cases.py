@@ -25,9 +25,9 @@ class Case:
       tolerances: for each compared output its kind ("relative" to the largest magnitude, or "absolute") and the most
         that it may differ.
       repeats: fixed number of repeats, for what is too long to repeat.
-      least: units of work in a repeat, at least. Training never takes a single step: `training.fit` makes up to 64 in
-        one call, and the first touch of fresh memory, paid once a call, would count as if it were paid every step. For
-        the same reason such a repeat begins with a unit that is not timed.
+      least: units of work in a repeat, at least. Above 1, on all sides, a repeat is the time of one unit more less that
+        of a single one: what a call costs beyond its steps, the first touch of fresh memory above all, is left out,
+        because `training.fit` pays it once in up to 64 steps and a repeat of a few would count it many times over.
       is_long: one unit is a repeat, and none is spent on finding out how many of them should be.
     """
 

@@ -187,16 +187,12 @@ def _units(run: Callable[[int], float], most: int, target_seconds: float) -> int
     return max(1, min(most, round(target_seconds / max(run(1), 1e-9))))
 
 
-def _turn(run: Callable[[int], float], count: int, warm_up: bool) -> Callable[[], float]:
-    """A repeat: the seconds of a unit, after one that is not timed where a repeat has several (see `Case.least`).
-
-    While the others had their turns a virtual machine may have given freed memory back to its host.
-    """
+def _turn(run: Callable[[int], float], count: int, marginal: bool) -> Callable[[], float]:
+    """A repeat: the seconds of a unit; marginal, of each unit after the first one (see `Case.least`)."""
 
     def turn() -> float:
-        if warm_up:
-            run(1)
-        return run(count) / count
+        first = run(1) if marginal else 0.0
+        return (run(count + marginal) - first) / count
 
     return turn
 

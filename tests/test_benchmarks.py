@@ -89,10 +89,17 @@ def test_a_repeat_takes_at_least_the_units_of_its_case():
     log: list[str] = []
     case = dataclasses.replace(CASE, least=4)
     fakes = Fakes(log, {"A": 4.0, "B": 1.0}, {"A": [1.0, -4.0], "B": [1.0, -4.0]})
-    for row in measure.measure(case, Ours(log), fakes, pathlib.Path(), 5, lambda _: None):
+
+    class Costly(Ours):
+        """Takes seven seconds more for every call."""
+
+        def run(self, count: int) -> float:
+            return 7.0 + super().run(count)
+
+    for row in measure.measure(case, Costly(log), fakes, pathlib.Path(), 5, lambda _: None):
         assert row.units_per_repeat == row.rival_units_per_repeat == 4
-        assert row.ours_seconds == pytest.approx(2.0)  # of one unit
-    # Every turn begins with a unit that is not timed.
+        assert row.ours_seconds == pytest.approx(2.0)  # of one unit, without what the call costs
+        assert row.rival_seconds == pytest.approx(fakes.seconds[row.rival])
     assert log[1:] == ["ours", "ours", "A", "A", "B", "B"] * 5
 
 
