@@ -25,9 +25,10 @@ class Case:
       tolerances: for each compared output its kind ("relative" to the largest magnitude, or "absolute") and the most
         that it may differ.
       repeats: fixed number of repeats, for what is too long to repeat.
-      least: units of work in a repeat, at least. Above 1, on all sides, a repeat is the time of one unit more less that
-        of a single one: what a call costs beyond its steps, the first touch of fresh memory above all, is left out,
-        because `training.fit` pays it once in up to 64 steps and a repeat of a few would count it many times over.
+      least: units of work in a repeat, at least.
+      call_units: units of a call, on our side, where calls have many. What a call costs beyond its units, the first
+        touch of fresh memory above all, counts once in so many. A repeat of fewer is measured by calls of one unit and
+        of several, on all sides, and its seconds are those of the larger call that follow from both.
       is_long: one unit is a repeat, and none is spent on finding out how many of them should be.
     """
 
@@ -39,6 +40,7 @@ class Case:
     tolerances: dict[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     repeats: int | None = None
     least: int = 1
+    call_units: int = 1
     is_long: bool = False
 
 
@@ -101,7 +103,8 @@ SCALES = {
 }  # fmt: skip
 
 STEPS_PER_REPEAT = 4
-STEPS_PER_REPEAT_OF_SMALL = 16
+STEPS_PER_CALL = 16
+"""Training makes a call an epoch, or more calls of 64 steps: 15 steps where 2,000 images are batches of 128."""
 _ATTACK = {"num_steps": 5, "eps": 2 / 255}
 
 
@@ -148,14 +151,16 @@ def _train(scale: Scale, arch: str, batch: int, dtype: str) -> Case:
     unit = f"epoch of {scale.epoch_images} images" if scale.epoch_images else f"step of {batch} images"
     tolerances = {"losses": ("relative", _tolerance(scale, dtype))}
     rivals = _torch_rivals(scale, arch)
-    least = 1 if scale.epoch_images else _least_steps(scale, arch)
-    return Case(f"train-{what}-{arch}-{batch}-{dtype}", "train", settings, unit, rivals, tolerances, least=least)
+    case = Case(f"train-{what}-{arch}-{batch}-{dtype}", "train", settings, unit, rivals, tolerances)
+    return case if scale.epoch_images else _calls(case, scale)
 
 
-def _least_steps(scale: Scale, arch: str) -> int:
+def _calls(case: Case, scale: Scale) -> Case:
+    """The case with its steps timed as in calls of several, and those of a small network in such calls."""
     if scale.name == "tiny":
-        return 1
-    return STEPS_PER_REPEAT_OF_SMALL if arch == "small_resnet" else STEPS_PER_REPEAT
+        return case
+    least = STEPS_PER_CALL if case.settings["arch"] == "small_resnet" else STEPS_PER_REPEAT
+    return dataclasses.replace(case, least=least, call_units=STEPS_PER_CALL)
 
 
 def _bad_teacher(scale: Scale) -> Case:
@@ -167,8 +172,7 @@ def _bad_teacher(scale: Scale) -> Case:
     tolerances = {"losses": ("relative", _tolerance(scale, scale.dtypes[0]))}
     unit = f"step of {batch} images"
     rivals = tuple(name for name in _torch_rivals(scale, arch) if name != LOADER)
-    least = _least_steps(scale, arch)
-    return Case(f"bad-teacher-step-{arch}-{batch}", "train", settings, unit, rivals, tolerances, least=least)
+    return _calls(Case(f"bad-teacher-step-{arch}-{batch}", "train", settings, unit, rivals, tolerances), scale)
 
 
 def _evaluation(scale: Scale, arch: str, num_images: int, dtype: str) -> Case:
@@ -206,7 +210,7 @@ def _predictor(num_samples: int, epochs: int) -> Case:
     tolerances = {"loss": ("relative", 1e-2), "probability": ("absolute", 5e-2)}
     return Case(
         f"predictor-{num_samples}", "predictor", settings, f"{epochs} epochs", (TORCH_LOOP,), tolerances,
-        is_long=num_samples * epochs >= 10**6,
+        is_long=num_samples >= 10_000,
     )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ class Evaluation(Kernel):
 
 
 class Attack(Kernel):
-    """`features.attack_rows` as `features.adversarial` calls it: five steps, the clean and the adversarial logits."""
+    """`features.attack_rows`, called as for one radius: five steps, the clean and the adversarial logits."""
 
     def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
         module = models.create(settings["arch"], NUM_CLASSES, dtype="float32")

@@ -13,7 +13,7 @@ from benchmarks.cases import Case
 from benchmarks.client import RivalError, Rivals
 
 TARGET_SECONDS = 1.0
-"""How long our side works in one repeat, at least, so that starting and stopping the clock does not matter."""
+"""How long our side works in one repeat, about, so that starting and stopping the clock does not matter."""
 
 MOST_UNITS = 1000
 
@@ -155,7 +155,7 @@ def measure(
         say(f"  {name}: {rows[name].error}")
 
     try:
-        count = case.least if case.is_long else max(case.least, _units(ours.run, MOST_UNITS, target_seconds))
+        count = 1 if case.is_long else max(case.least, _units(ours.run, MOST_UNITS, target_seconds))
         for name, row in rows.items():
             assert rivals is not None
             try:
@@ -168,10 +168,10 @@ def measure(
                 # A slower rival takes fewer units in a repeat.
                 units = _units(run, count, target_seconds) if count > case.least else count
                 row.rival_units_per_repeat = max(case.least, units)
-                running[name] = _turn(run, row.rival_units_per_repeat, case.least > 1)
+                running[name] = _turn(run, row.rival_units_per_repeat, case.call_units)
             except (RivalError, MismatchError) as error:
                 failed(name, error)
-        mine, theirs_by_name = alternate(_turn(ours.run, count, case.least > 1), running, repeats, failed)
+        mine, theirs_by_name = alternate(_turn(ours.run, count, case.call_units), running, repeats, failed)
     finally:
         if rivals is not None and names:
             rivals.drop()
@@ -187,12 +187,19 @@ def _units(run: Callable[[int], float], most: int, target_seconds: float) -> int
     return max(1, min(most, round(target_seconds / max(run(1), 1e-9))))
 
 
-def _turn(run: Callable[[int], float], count: int, marginal: bool) -> Callable[[], float]:
-    """A repeat: the seconds of a unit; marginal, of each unit after the first one (see `Case.least`)."""
+def _turn(run: Callable[[int], float], count: int, call_units: int) -> Callable[[], float]:
+    """A repeat: the seconds of a unit, in calls of `call_units` units (see `Case.call_units`)."""
 
     def turn() -> float:
-        first = run(1) if marginal else 0.0
-        return (run(count + marginal) - first) / count
+        if call_units == 1:
+            return run(count) / count
+        # While the others had their turns a virtual machine may have given freed memory back to its host.
+        run(1)
+        if count >= call_units:
+            return run(count) / count
+        first = run(1)
+        further = (run(1 + count) - first) / count
+        return (first + (call_units - 1) * further) / call_units
 
     return turn
 

@@ -100,7 +100,7 @@ def measure_case(case: Case, plan: Plan, works: dict[str, floor.Work], say: Say)
             cold, warm = calls
             row.compile_seconds_cold, row.compile_seconds_warm = cold.compile_seconds, warm.compile_seconds
             row.first_call_seconds_cold, row.first_call_seconds_warm = cold.call_seconds, warm.call_seconds
-            row.peak_bytes = warm.peak_bytes
+            row.peak_bytes = max(filter(None, (cold.peak_bytes, warm.peak_bytes)), default=None)
         _say_row(row, say)
     return rows
 

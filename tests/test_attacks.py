@@ -58,11 +58,11 @@ def test_equals_numpy_pgd_on_a_softmax_model(linear, eps, num_steps, step_size):
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 5])
-def test_a_known_first_direction_changes_nothing(linear, num_steps):
+def test_a_known_ascent_direction_changes_nothing(linear, num_steps):
     kernel, images, labels = linear
     logits_fn = functools.partial(linear_logits, kernel)
     images, labels = jnp.asarray(images), jnp.asarray(labels)
-    uphill, logits = jax.vmap(functools.partial(attacks.first_direction, logits_fn))(images, labels)
+    uphill, logits = jax.vmap(functools.partial(attacks.ascent_direction, logits_fn))(images, labels)
     flat = np.asarray(images, np.float64).reshape(len(images), -1)
     error = scipy.special.softmax(flat @ kernel, axis=1) - np.eye(NUM_CLASSES)[labels]
     np.testing.assert_array_equal(uphill, np.sign(error @ kernel.T).reshape(images.shape))

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import pathlib
+import subprocess
 import sys
 
 import flax.linen as nn
@@ -85,22 +87,25 @@ def test_sides_take_turns_and_ratios_are_rival_over_ours():
     assert rows[1].differences["value"] == pytest.approx(0.001 / 4)
 
 
-def test_a_repeat_takes_at_least_the_units_of_its_case():
+class Costly(Ours):
+    """Takes seven seconds more for every call."""
+
+    def run(self, count: int) -> float:
+        return 7.0 + super().run(count)
+
+
+@pytest.mark.parametrize(("least", "runs"), [(4, 3), (5, 2), (6, 2)])
+def test_what_a_call_costs_counts_once_in_a_call(least, runs):
+    """Extrapolated from calls of one unit and of four, or timed directly."""
     log: list[str] = []
-    case = dataclasses.replace(CASE, least=4)
+    case = dataclasses.replace(CASE, least=least, call_units=5)
     fakes = Fakes(log, {"A": 4.0, "B": 1.0}, {"A": [1.0, -4.0], "B": [1.0, -4.0]})
-
-    class Costly(Ours):
-        """Takes seven seconds more for every call."""
-
-        def run(self, count: int) -> float:
-            return 7.0 + super().run(count)
-
     for row in measure.measure(case, Costly(log), fakes, pathlib.Path(), 5, lambda _: None):
-        assert row.units_per_repeat == row.rival_units_per_repeat == 4
-        assert row.ours_seconds == pytest.approx(2.0)  # of one unit, without what the call costs
+        assert row.units_per_repeat == row.rival_units_per_repeat == least
+        assert row.ours_seconds == pytest.approx(2.0 + 7.0 / max(5, least))
         assert row.rival_seconds == pytest.approx(fakes.seconds[row.rival])
-    assert log[1:] == ["ours", "ours", "A", "A", "B", "B"] * 5
+    # Every turn begins with a unit that is not timed.
+    assert log[1:] == [side for side in ("ours", "A", "B") for _ in range(runs)] * 5
 
 
 def test_of_a_long_case_no_unit_is_spent_on_counting():
@@ -295,13 +300,26 @@ def test_a_failure_of_ours_is_a_row_with_an_error(monkeypatch, tmp_path):
 
 
 def test_memory_held_is_the_most_there_was():
-    before = first_call.most_held_bytes()
-    if before is None:
+    code = (
+        "import numpy as np; from benchmarks.first_call import most_held_bytes as most; import jax; jax.devices();"
+        "first = most(); np.ones(2**26 // 8); second = most(); print(first, second, most())"
+    )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    if "None" in done.stdout:
         pytest.skip("no /proc here")
-    np.ones(before // 8)
-    after = first_call.most_held_bytes()
-    assert before < after < 4 * before
-    assert first_call.most_held_bytes() == after
+    first, second, third = map(int, done.stdout.split())
+    assert second - first == pytest.approx(2**26, rel=0.5)
+    assert third == second
+
+
+def test_on_an_accelerator_the_memory_held_is_the_devices(monkeypatch):
+    class Device:
+        def memory_stats(self):
+            return {"peak_bytes_in_use": 77}
+
+    monkeypatch.setattr(jax, "devices", lambda: [Device()])
+    assert first_call.most_held_bytes() == 77
 
 
 def test_first_call_is_quicker_to_compile_from_a_filled_cache(tmp_path):

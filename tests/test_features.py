@@ -14,6 +14,7 @@ import tmu_jax
 from tests.tiny import PlainNet, TinyNet, tiny_data
 from tmu_jax import features
 from tmu_jax.data import Split
+from tmu_jax.timing import Stopwatch
 from tmu_jax.training import Blocks, Normalization, Recipe, TrainedModel
 
 EPS = 8 / 255
@@ -186,6 +187,8 @@ def test_the_perturbation_is_eps_in_pixel_units(problem):
         {"params": {}}, normalization, jnp.asarray(problem.pool.images), rows[None], labels[None], np.int32(1),
         *features.padded_radii((EPS,)), module=PixelLogits(), num_steps=5,
     )  # fmt: skip
+    assert attacked.shape[0] == 5
+    assert (np.asarray(attacked[1:]) == 0).all()  # radii that only fill up the program are not run
     attacked = attacked[0]
     pixels = problem.pool.images[rows] / 255
     mean, std = normalization
@@ -202,9 +205,10 @@ def test_the_perturbation_is_eps_in_pixel_units(problem):
 
 @pytest.mark.parametrize("num_steps", [1, 5])
 @pytest.mark.parametrize("radii", [(EPS,), (4 / 255, 0.25 / 255, 1 / 255), tuple(i / 255 for i in range(7, 0, -1))])
-def test_several_radii_equal_numpys_one_by_one(problem, plain, radii, num_steps):
+def test_several_radii_equal_numpys_one_by_one(problem, plain, monkeypatch, radii, num_steps):
     samples = problem.heldout
-    got, success = features.adversarial_of_radii(plain, samples, radii=radii, num_steps=num_steps, block=16)
+    monkeypatch.setattr(features, "evaluation_blocks", lambda on_cpu, elsewhere: Blocks(5, 3))
+    got, success = features.adversarial_of_radii(plain, samples, radii=radii, num_steps=num_steps)
     assert got.shape == success.shape == (len(radii), len(samples))
     pixels = samples.images / 255
     clean_log_p = log_softmax(plain_logits(plain, pixels))
@@ -215,22 +219,26 @@ def test_several_radii_equal_numpys_one_by_one(problem, plain, radii, num_steps)
         np.testing.assert_array_equal(success[row], log_p.argmax(-1) != samples.labels)
 
 
-def test_the_first_gradient_is_computed_once_for_all_radii(problem, plain, monkeypatch):
-    """With a wrong first direction all radii go wrong, and a program of one step has no other gradient."""
-    right = features.first_direction
-    monkeypatch.setattr(features, "first_direction", lambda *args: (-right(*args)[0], right(*args)[1]))
-    samples, radii = problem.heldout, (1 / 255, EPS)
-    got, _ = features.adversarial_of_radii(plain, samples, radii=radii, num_steps=1, block=17)
-    pixels = samples.images / 255
-    clean_log_p = log_softmax(plain_logits(plain, pixels))
-    for row, eps in enumerate(radii):
-        downhill = (2 * pixels - numpy_pgd(plain, pixels, samples.labels, eps, 1)).clip(0, 1)
-        inside = ((pixels > EPS) & (pixels < 1 - EPS)).all(axis=(1, 2, 3))
-        log_p = log_softmax(plain_logits(plain, downhill))
-        np.testing.assert_allclose(
-            got[row][inside], -(np.exp(clean_log_p) * log_p).sum(-1)[inside], rtol=2e-3, atol=1e-4
-        )
-        assert inside.any()
+@pytest.mark.parametrize("radii", [(EPS,), (1 / 255, EPS, 2 / 255)])
+def test_the_first_gradient_is_computed_once_for_all_radii(problem, plain, monkeypatch, radii):
+    directions, attacks, runs = features.ascent_direction, features.attack_batch, []
+
+    def counted_direction(*args):
+        jax.debug.callback(lambda _: runs.append("direction"), args[1])
+        return directions(*args)
+
+    def counted_attack(logits_fn, images, labels, **options):
+        jax.debug.callback(lambda _: runs.append("attack"), images)
+        return attacks(logits_fn, images, labels, **options)
+
+    monkeypatch.setattr(features, "ascent_direction", counted_direction)
+    monkeypatch.setattr(features, "attack_batch", counted_attack)
+    features.attack_rows.clear_cache()
+    features.adversarial_of_radii(plain, problem.heldout, radii=radii, block=len(problem.heldout))
+    jax.effects_barrier()
+    features.attack_rows.clear_cache()
+    # One direction an image, and one attack of the block a radius: the radii that fill up the program are not run.
+    assert (runs.count("direction"), runs.count("attack")) == (len(problem.heldout), len(radii))
 
 
 @pytest.mark.parametrize(
@@ -324,11 +332,14 @@ def test_float32_pixels_are_attacked(problem, plain):
     np.testing.assert_allclose(clean[0], tmu_jax.predict(plain, problem.forget)[0][:16], rtol=1e-4, atol=1e-4)
 
 
-def test_one_program_attacks_any_number_of_samples_at_any_radius():
+def test_one_program_attacks_any_number_of_samples_at_any_radii():
     problem = tmu_jax.data.forget_subset(tiny_data(), target_classes=[0], num_forget=7)
     recipe = Recipe(epochs=1, batch_size=20)
     model = tmu_jax.train(TinyNet(width=6), problem.train, recipe=recipe, key=jax.random.key(0))
     before = features.attack_rows._cache_size()
-    for split, eps in ((problem.forget, 1 / 255), (problem.heldout, 4 / 255), (problem.train, 2 / 255)):
-        features.adversarial(model, split, eps=eps)
+    features.adversarial(model, problem.forget, eps=1 / 255)
+    with Stopwatch() as watch:
+        features.adversarial(model, problem.heldout, eps=4 / 255)
+        features.adversarial_of_radii(model, problem.train, radii=[i / 255 for i in range(1, 6)])
     assert features.attack_rows._cache_size() - before == 1
+    assert watch.compile_seconds == 0

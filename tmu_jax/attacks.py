@@ -35,7 +35,7 @@ def pgd(
         eps: radius of the ball in pixel units, 0..1.
         num_steps: number of gradient steps, at least 0.
         step_size: length of a step in pixel units, eps / 3 by default.
-        uphill: the direction of the first step where it is known, see `first_direction`; it saves a gradient.
+        uphill: the direction of the first step where it is known, see `ascent_direction`; it saves a gradient.
 
     Returns:
         The adversarial image, float32[height, width, channels], 0..1 and within eps of `image`.
@@ -49,6 +49,8 @@ def pgd(
         the iteration of section 2.1.
     """
     chex.assert_rank([image, label], [3, 0])
+    if uphill is not None:
+        chex.assert_equal_shape([image, uphill])
     _check_types(image, label)
     _check_settings(eps, num_steps, step_size)
     eps = jnp.asarray(eps, image.dtype)
@@ -56,19 +58,21 @@ def pgd(
     lowest = jnp.maximum(image - eps, 0.0)
     highest = jnp.minimum(image + eps, 1.0)
 
-    def ascend(adversarial: jax.Array, uphill: jax.Array) -> jax.Array:
-        return jnp.clip(adversarial + step * uphill, lowest, highest)
+    def ascend(adversarial: jax.Array, direction: jax.Array) -> jax.Array:
+        return jnp.clip(adversarial + step * direction, lowest, highest)
 
     def ascend_anew(_: jax.Array, adversarial: jax.Array) -> jax.Array:
-        return ascend(adversarial, first_direction(logits_fn, adversarial, label)[0])
+        return ascend(adversarial, ascent_direction(logits_fn, adversarial, label)[0])
 
     if uphill is None or num_steps == 0:
         return jax.lax.fori_loop(0, num_steps, ascend_anew, image)
     return jax.lax.fori_loop(1, num_steps, ascend_anew, ascend(image, uphill))
 
 
-def first_direction(logits_fn: LogitsFn, image: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The direction of the first step of `pgd`, which is the same for every radius, and the logits on the way to it.
+def ascent_direction(logits_fn: LogitsFn, image: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The direction of a step of `pgd` from an image, and the logits on the way to it.
+
+    That of the first step, from the clean image, is the same for every radius.
 
     Args:
         logits_fn: as for `pgd`.

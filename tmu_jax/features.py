@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tmu_jax.attacks import adversarial_cross_entropy, attack_batch, first_direction
+from tmu_jax.attacks import adversarial_cross_entropy, ascent_direction, attack_batch
 from tmu_jax.data import Split
 from tmu_jax.neighbors import mean_nearest_distance
 from tmu_jax.training import (
@@ -34,7 +34,8 @@ from tmu_jax.training import (
 
 FEATURES = ("NF", "AF", "CF")
 ATTACKED_ON_CPU, ATTACKED_ELSEWHERE = Blocks(32, 8), Blocks(128, 1)
-_RADII = 5
+# As many as there are candidates by default (`TwinSettings.eps_candidates`).
+_LEAST_RADII = 5
 
 
 def nearest_distance(
@@ -129,7 +130,7 @@ def adversarial_of_radii(
     block: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`adversarial` of several radii, for less than each of them alone: their first gradient is the same.
+    """`adversarial` of several radii, in less time than one after another: their first gradient is the same.
 
     Args:
       model: as for `adversarial`, and so are the other arguments.
@@ -175,10 +176,14 @@ def adversarial_of_radii(
             module=module,
             num_steps=num_steps,
         )
-        logits = np.stack([first_rows(of_radius, count) for of_radius in attacked[: len(radii)]])
-        clean_logits = jnp.broadcast_to(first_rows(clean, count), logits.shape)
-        features.append(adversarial_cross_entropy(clean_logits, jnp.asarray(logits), order=order))
-        successes.append(np.argmax(logits, -1) != samples.labels[done : done + count])
+        # Of all blocks and radii, real or not, so that one program serves them.
+        entropies = adversarial_cross_entropy(jnp.broadcast_to(clean, attacked.shape), attacked, order=order)
+        feature, logits = (
+            np.stack([first_rows(of_radius, count) for of_radius in np.asarray(part)[: len(radii)]])
+            for part in (entropies, attacked)
+        )
+        features.append(feature)
+        successes.append(logits.argmax(-1) != samples.labels[done : done + count])
         done += count
         if progress is not None:
             progress(done, len(samples))
@@ -187,7 +192,7 @@ def adversarial_of_radii(
 
 def padded_radii(radii: Sequence[float]) -> tuple[np.ndarray, np.int32]:
     """Radii float32[at least 5] and how many of them are meant, so that one program serves one radius and five."""
-    return np.resize(np.asarray(radii, np.float32), max(len(radii), _RADII)), np.int32(len(radii))
+    return np.resize(np.asarray(radii, np.float32), max(len(radii), _LEAST_RADII)), np.int32(len(radii))
 
 
 @functools.partial(jax.jit, static_argnames=("module", "num_steps"))
@@ -209,18 +214,18 @@ def attack_rows(
     Returns (float32[per_call, size, classes], float32[radii, per_call, size, classes]); see `over_blocks`.
     """
 
-    # Compiled by itself it is traced once for the first gradient and the others.
+    # A jit of its own, so that all its uses share one trace.
     @jax.jit
     def logits_fn(image: jax.Array) -> jax.Array:
         return module.apply(variables, normalize(image[None], normalization), train=False)[0][0]
 
     def attack_block(rows: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         images = pool_images[rows].astype(jnp.float32) / 255
-        uphill, clean = jax.vmap(functools.partial(first_direction, logits_fn))(images, labels)
+        uphill, clean = jax.vmap(functools.partial(ascent_direction, logits_fn))(images, labels)
 
         def attack(eps: jax.Array) -> jax.Array:
             attacked = attack_batch(logits_fn, images, labels, eps=eps, num_steps=num_steps, uphill=uphill)
-            return module.apply(variables, normalize(attacked, normalization), train=False)[0]
+            return jax.vmap(logits_fn)(attacked)
 
         return clean, over_blocks(attack, num_radii, jnp.asarray(radii))
 

@@ -579,11 +579,11 @@ def over_blocks(function: Callable[..., Any], num_blocks: jax.Array, *blocks: ja
 
     Args:
       function: of one block of each array.
-      num_blocks: int32[], at most `per_call`; dynamic, so that one program serves any number of images.
-      *blocks: arrays [per_call, size, ...].
+      num_blocks: int32[], at most n; dynamic, so that one program serves any number of images.
+      *blocks: arrays [n, ...], a block of each in their leading axis.
 
     Returns:
-      What the function returns, stacked, [per_call, ...]; zeros beyond the first `num_blocks`.
+      What the function returns, stacked, [n, ...]; zeros beyond the first `num_blocks`.
     """
     one = jax.eval_shape(function, *(part[0] for part in blocks))
     start = jax.tree.map(lambda result: jnp.zeros((len(blocks[0]), *result.shape), result.dtype), one)
@@ -637,6 +637,6 @@ def predict(model: TrainedModel, data: Split) -> tuple[np.ndarray, np.ndarray]:
     return logits, embeddings
 
 
-def first_rows(blocks: jax.Array, count: int) -> np.ndarray:
+def first_rows(blocks: jax.Array | np.ndarray, count: int) -> np.ndarray:
     """The first `count` rows of blocks [blocks, size, ...], on the host, [count, ...]."""
     return np.asarray(blocks).reshape(-1, *blocks.shape[2:])[:count]
