@@ -229,7 +229,7 @@ def _request(scale: Scale) -> Case:
         "test_accuracy": ("absolute", 10.0 if scale.name != "tiny" else 40.0),
         "forget_accuracy": ("absolute", 20.0 if scale.name != "tiny" else 100.0),
     }
-    # Of PyTorch's two layouts the faster one alone.
+    # A request takes long: of PyTorch's two layouts the faster one alone.
     return Case(
         f"twin-request-{arch}-{num_train}", "request", settings, "request", (TORCH_LOOP_LAST,), tolerances, is_long=True
     )

@@ -21,7 +21,7 @@ WIDE = 160
 
 LEGEND = (
     "Seconds are medians of one unit of work (an epoch, a step, an attack, ...), synchronised with the device, "
-    "without compilation; a training step's are those in calls of 16 steps. ratio: the rival's over ours, above 1 we "
+    "without compilation; a training step's are those in calls of 16 or more. ratio: the rival's over ours, above 1 we "
     "are faster. floor: the larger of FLOPs over the measured matrix-product peak and unavoidable bytes over the "
     "measured copy bandwidth. compile: tracing and compiling in a fresh process, with an empty compilation cache "
     "(cold) and with a filled one (warm). peak: arguments, outputs and temporaries of the largest compiled program; "

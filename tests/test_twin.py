@@ -335,19 +335,19 @@ def test_each_feature_is_measured_by_the_model_of_its_problem(problem, mixed, or
         which = {tuple(problem.train.indices): 10, tuple(problem.retain.indices): 20}[tuple(bank.indices)]
         return queries.indices + 1000.0 * names[id(model)] + 10000.0 * which + 1e6 * k
 
-    def adversarial_of_radii(model, samples, *, radii, num_steps, order, progress):
-        tried.append((names[id(model)], *radii))
+    def adversarial(model, samples, *, eps, num_steps, order, progress):
+        tried.append((names[id(model)], eps))
         assert (num_steps, order) == (4, "adversarial_target")
         progress(len(samples) - 1, len(samples))
         progress(len(samples), len(samples))
-        values = [samples.indices + 1000.0 * names[id(model)] + 1e6 * eps for eps in radii]
-        successes = [np.arange(len(samples)) < round(success[eps] * len(samples)) for eps in radii]
-        return np.stack(values), np.stack(successes)
+        values = [samples.indices + 1000.0 * names[id(model)] + 1e6 * radius for radius in np.atleast_1d(eps)]
+        successes = [np.arange(len(samples)) < round(success[radius] * len(samples)) for radius in np.atleast_1d(eps)]
+        return tuple(np.stack(found).reshape(*np.shape(eps), -1) for found in (values, successes))
 
     def curriculum_loss(model, samples):
         return samples.indices + 1000.0 * names[id(model)]
 
-    for function in (nearest_distance, adversarial_of_radii, curriculum_loss):
+    for function in (nearest_distance, adversarial, curriculum_loss):
         monkeypatch.setattr(twin, function.__name__, function)
     settings = TwinSettings(
         num_neighbors=3,
@@ -366,7 +366,7 @@ def test_each_feature_is_measured_by_the_model_of_its_problem(problem, mixed, or
     np.testing.assert_array_equal(got.easy, easy)
     assert got.eps == 0.02
     assert got.success_shares == pytest.approx(tuple(success.values()))
-    assert tried == [(2, 0.01, 0.02, 0.03), (1, 0.02)]
+    assert tried == [(2, (0.01, 0.02, 0.03)), (1, 0.02)]
     np.testing.assert_allclose(
         got.twin, np.stack([heldout + 2000 + 100_000 + 3e6, heldout + 2000 + 2e4, heldout + 3000], axis=-1)
     )

@@ -80,7 +80,11 @@ def ascent_direction(logits_fn: LogitsFn, image: jax.Array, label: jax.Array) ->
         label: int32[], the true class.
 
     Returns:
-        (the sign of the gradient of the cross-entropy, like the image; the image's logits float32[classes]).
+        (the sign of the gradient of the cross-entropy, float32[height, width, channels]; the image's logits
+        float32[classes]).
+
+    References:
+        Madry et al. 2018 (arXiv 1706.06083), the iteration of section 2.1.
     """
 
     def loss(image: jax.Array) -> tuple[jax.Array, jax.Array]:

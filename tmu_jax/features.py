@@ -90,7 +90,7 @@ def adversarial(
     model: TrainedModel,
     samples: Split,
     *,
-    eps: float,
+    eps: float | Sequence[float],
     num_steps: int = 5,
     order: Literal["clean_target", "adversarial_target"] = "clean_target",
     block: int | None = None,
@@ -98,60 +98,27 @@ def adversarial(
 ) -> tuple[np.ndarray, np.ndarray]:
     """AF: cross-entropy between the clean and the adversarial prediction of each sample.
 
+    Several radii at once take less time than one after another: their first gradient is the same.
+
     Args:
       model: M_t for the twin problem, M_o for the original problem; batch norm in evaluation mode.
       samples: n samples; their labels are the true ones.
-      eps: L-infinity radius in pixel units, above 0 and at most 1.
+      eps: L-infinity radius in pixel units, above 0 and at most 1, or r of them.
       num_steps: steps of eps/3 each.
       order: "clean_target" (the softmax of the clean logits is the target) or "adversarial_target".
       block: samples attacked together; by default 32 on a CPU, where they stay in its cache, and 128 elsewhere.
-      progress: called with (samples done, samples in all).
-
-    Returns:
-      The feature float32[n] in nats, and whether the attack succeeded (the adversarial prediction is wrong, that of the
-      clean image right or not), bool[n].
-
-    Raises:
-      ValueError: when a setting is out of range or there are no samples.
-    """
-    feature, success = adversarial_of_radii(
-        model, samples, radii=(eps,), num_steps=num_steps, order=order, block=block, progress=progress
-    )
-    return feature[0], success[0]
-
-
-def adversarial_of_radii(
-    model: TrainedModel,
-    samples: Split,
-    *,
-    radii: Sequence[float],
-    num_steps: int = 5,
-    order: Literal["clean_target", "adversarial_target"] = "clean_target",
-    block: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """`adversarial` of several radii, in less time than one after another: their first gradient is the same.
-
-    Args:
-      model: as for `adversarial`, and so are the other arguments.
-      samples: n samples.
-      radii: r of them, at least one, each as `eps`.
-      num_steps: steps of a third of the radius each.
-      order: which softmax output is the target.
-      block: samples attacked together.
       progress: called with (samples done, samples in all), a sample being done with all its radii.
 
     Returns:
-      The features float32[r, n] in nats and the successes bool[r, n].
+      The feature float32[n] in nats, and whether the attack succeeded (the adversarial prediction is wrong, that of the
+      clean image right or not), bool[n]; of several radii float32[r, n] and bool[r, n].
 
     Raises:
       ValueError: when a setting is out of range or there are no samples.
     """
-    if not len(radii):
-        raise ValueError("radii holds no radius; give at least one")
-    for eps in radii:
-        if not 0 < eps <= 1:
-            raise ValueError(f"eps={eps} must be above 0 and at most 1, in pixel units (4/255, say)")
+    radii = np.atleast_1d(np.asarray(eps, np.float64))
+    if radii.ndim != 1 or not radii.size or not np.all((radii > 0) & (radii <= 1)):
+        raise ValueError(f"eps={eps} must be above 0 and at most 1, in pixel units (4/255, say), or some such numbers")
     blocks = evaluation_blocks(ATTACKED_ON_CPU, ATTACKED_ELSEWHERE) if block is None else Blocks(block, 1)
     if num_steps < 1 or blocks.size < 1:
         raise ValueError(f"num_steps={num_steps} and block={blocks.size} must be at least 1")
@@ -187,10 +154,11 @@ def adversarial_of_radii(
         done += count
         if progress is not None:
             progress(done, len(samples))
-    return np.concatenate(features, axis=1), np.concatenate(successes, axis=1)
+    shape = (*np.shape(eps), len(samples))
+    return np.concatenate(features, axis=1).reshape(shape), np.concatenate(successes, axis=1).reshape(shape)
 
 
-def padded_radii(radii: Sequence[float]) -> tuple[np.ndarray, np.int32]:
+def padded_radii(radii: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.int32]:
     """Radii float32[at least 5] and how many of them are meant, so that one program serves one radius and five."""
     return np.resize(np.asarray(radii, np.float32), max(len(radii), _LEAST_RADII)), np.int32(len(radii))
 

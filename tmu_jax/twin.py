@@ -19,7 +19,7 @@ import numpy as np
 
 from tmu_jax import predictor
 from tmu_jax.data import ForgetProblem, Split
-from tmu_jax.features import FEATURES, adversarial_of_radii, curriculum_loss, nearest_distance
+from tmu_jax.features import FEATURES, adversarial, curriculum_loss, nearest_distance
 from tmu_jax.timing import Stopwatch
 from tmu_jax.training import Progress, Recipe, Stream, TrainedModel, fit, one_hot, predict, train
 from tmu_jax.twin_settings import DEFAULT_SETTINGS, FIRST_EPOCH_RECIPE, TwinSettings
@@ -266,21 +266,21 @@ def measure_features(
     easy = predict(original, heldout)[0].argmax(-1) == heldout.labels
 
     def attack(
-        model: TrainedModel, samples: Split, radii: Sequence[float], before: int
+        model: TrainedModel, samples: Split, eps: float | Sequence[float], before: int
     ) -> tuple[np.ndarray, np.ndarray]:
         def report(done: int, _: int) -> None:
             if progress is not None:
                 progress(before + done, len(heldout) + len(forget))
 
-        return adversarial_of_radii(
-            model, samples, radii=radii, num_steps=settings.attack_steps, order=settings.attack_order, progress=report
+        return adversarial(
+            model, samples, eps=eps, num_steps=settings.attack_steps, order=settings.attack_order, progress=report
         )
 
     trials, successes = attack(twin, heldout, settings.eps_candidates, 0)
     shares = tuple(successes.mean(axis=1).tolist())
     chosen = choose_eps(shares, float(1 - easy.mean()))
     eps = settings.eps_candidates[chosen]
-    (af_original,), _ = attack(original, forget, (eps,), len(heldout))
+    af_original, _ = attack(original, forget, eps, len(heldout))
     distance = functools.partial(
         nearest_distance,
         k=settings.num_neighbors,
