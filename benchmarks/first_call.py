@@ -27,14 +27,14 @@ _TRAIN = ("tmu_jax.training", "train_steps")
 _PREDICT = ("tmu_jax.training", "predict_rows")
 _ATTACK = ("tmu_jax.features", "attack_rows")
 _NEAREST = ("tmu_jax.neighbors", "_nearest")
-_PREDICTOR = ("tmu_jax.predictor", "fit")
+_PREDICTOR = (("tmu_jax.predictor", "_fit_alone"), ("tmu_jax.predictor", "_fit"))
 PROGRAMS = {
     "train": (_TRAIN,),
     "evaluation": (_PREDICT,),
     "attack": (_ATTACK,),
     "distances": (_NEAREST,),
-    "predictor": (_PREDICTOR,),
-    "request": (_TRAIN, _PREDICT, _ATTACK, _NEAREST, _PREDICTOR),
+    "predictor": _PREDICTOR,
+    "request": (_TRAIN, _PREDICT, _ATTACK, _NEAREST, *_PREDICTOR),
 }
 """The compiled functions of each kind, whose memory is asked for."""
 

@@ -1,6 +1,8 @@
 """The easy/hard predictor against NumPy written out by hand, scikit-learn and known outcomes."""
 
 import functools
+import re
+from unittest import mock
 
 import chex
 import jax
@@ -227,6 +229,60 @@ def test_vmap_over_padded_problems_equals_unpadded_ones_and_traces_once():
         )
     # Other problems of these shapes use the same program.
     fit_all(*(part[::-1] for part in problems), keys)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "hidden", "is_one_kernel"),
+    [(16, (64, 32), True), (5, (), True), (16, (256, 128), False), (40, (64, 64), False)],
+)
+def test_small_networks_train_in_one_kernel_with_the_result_of_many(batch_size, hidden, is_one_kernel):
+    features, easy = problem(22, 40)
+    fit = functools.partial(
+        predictor.fit, key=jax.random.key(5), epochs=3, batch_size=batch_size, hidden=hidden, learning_rate=0.1
+    )
+    with (
+        mock.patch.object(predictor, "_fit_alone", wraps=predictor._fit_alone) as one_kernel,
+        mock.patch.object(predictor, "_fit", wraps=predictor._fit) as many,
+    ):
+        fitted = fit(features, easy)
+        assert (one_kernel.call_count, many.call_count) == ((1, 0) if is_one_kernel else (0, 1))
+        in_jit = jax.jit(fit)(features, easy)
+        assert one_kernel.call_count + many.call_count == 2
+        assert many.call_count >= 1
+    chex.assert_trees_all_close(fitted, in_jit, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_are_compiled_into_one_kernel():
+    features, easy = problem(22, 40)
+    arrays = (features, easy, None, jax.random.key(5), 0.1, 0.9, 5e-4)
+    programs = {
+        program: program.lower(*arrays, epochs=3, batch_size=16, hidden=(64, 32)).compile().as_text()
+        for program in (predictor._fit_alone, predictor._fit)
+    }
+    marked = [len(re.findall(r' call\(.*"?false"?,xla_cpu_small_call="true"', text)) for text in programs.values()]
+    assert marked == [1, 0]
+
+
+def test_gradients_of_the_network_equal_those_of_plain_products():
+    key = jax.random.key(6)
+    params = predictor.Network((7, 5)).init(key, jnp.zeros((1, 3)))
+    features = jax.random.normal(key, (11, 3))
+
+    def dense(layer, features):
+        products = jnp.matmul(features, layer["kernel"])
+        return products + jnp.broadcast_to(layer["bias"], products.shape)
+
+    def plain(params, features):
+        for name in ("hidden_0", "hidden_1"):
+            features = jax.nn.relu(dense(params["params"][name], features))
+        return dense(params["params"]["output"], features)[..., 0]
+
+    def gradients(apply, features):
+        return jax.grad(lambda *both: jnp.sum(jnp.sin(apply(*both))), argnums=(0, 1))(params, features)
+
+    for rows in (features, features[0], features[:, None, :]):
+        ours, others = (gradients(apply, rows) for apply in (predictor.Network((7, 5)).apply, plain))
+        chex.assert_trees_all_close(ours, others, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

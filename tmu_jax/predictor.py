@@ -9,7 +9,9 @@ of unequal size are padded at the end with rows of weight 0, which change nothin
 """
 
 import functools
+import itertools
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -19,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from numpy.typing import ArrayLike
+
+from tmu_jax.compilation import ONE_KERNEL_OPTIONS, is_small_product, one_kernel
 
 Params = dict[str, Any]
 
@@ -35,11 +39,41 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
         for layer, width in enumerate(self.hidden):
-            features = nn.relu(nn.Dense(width, name=f"hidden_{layer}")(features))
-        return nn.Dense(1, name="output")(features)[..., 0]
+            features = nn.relu(nn.Dense(width, dot_general=_dot_general, name=f"hidden_{layer}")(features))
+        return nn.Dense(1, dot_general=_dot_general, name="output")(features)[..., 0]
 
 
-@functools.partial(jax.jit, static_argnames=("epochs", "batch_size", "hidden"))
+def _dot_general(features: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
+    """`jax.lax.dot_general` of a dense layer; of a batch by `_product`."""
+    if features.ndim != 2:
+        return jax.lax.dot_general(features, kernel, dimensions, **options)
+    return _product(features, kernel)
+
+
+@jax.custom_vjp
+def _product(features: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The matrix product, whose gradients are products of matrices that lie in memory as they are read.
+
+    XLA's own kernel for small products on a CPU takes no transposed factor.
+    """
+    return features @ kernel
+
+
+def _product_fwd(features: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _product(features, kernel), (features, kernel)
+
+
+def _product_bwd(factors: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    features, kernel = (
+        jax.lax.platform_dependent(factor.T, cpu=jax.lax.optimization_barrier, default=lambda factor: factor)
+        for factor in factors
+    )
+    return cotangent @ kernel, features @ cotangent
+
+
+_product.defvjp(_product_fwd, _product_bwd)
+
+
 def fit(
     features: jax.Array,
     labels: jax.Array,
@@ -60,6 +94,10 @@ def fit(
     label prevailing the batch must stay small, or training ends before a single sample is called hard. The last bias
     starts at the log-odds of the easy share. Where all labels agree (`only_label`) training is still well defined but
     there is nothing to learn: callers then give every sample that label.
+
+    It is compiled, and may be part of a larger compiled function. On a CPU it is quicker by itself, neither mapped nor
+    inside another `jit`, with layers and batches up to about a hundred: then all steps of an epoch are one kernel
+    (`compilation.one_kernel`).
 
     Args:
         features: float32[n, d], scaled (`apply_scaling`).
@@ -87,13 +125,45 @@ def fit(
         raise ValueError(
             f"number of samples, epochs and batch_size must be at least 1, got {num_samples}, {epochs} and {batch_size}"
         )
+    batch_size = min(batch_size, num_samples)
+    arrays = (features, labels, weights, key, learning_rate, momentum, weight_decay)
+    is_alone = not any(isinstance(array, jax.core.Tracer) for array in arrays)
+    is_small = _are_products_small(batch_size, (features.shape[1], *hidden, 1))
+    program = _fit_alone if is_alone and is_small and jax.default_backend() == "cpu" else _fit
+    return program(*arrays, epochs=epochs, batch_size=batch_size, hidden=hidden)
+
+
+def _are_products_small(batch_size: int, widths: tuple[int, ...]) -> bool:
+    """Whether all products of a step, forward and of both gradients, are small ones."""
+    return all(
+        is_small_product(batch_size, inputs, outputs)
+        and is_small_product(batch_size, outputs, inputs)
+        and is_small_product(inputs, batch_size, outputs)
+        for inputs, outputs in itertools.pairwise(widths)
+    )
+
+
+def _fit_steps(
+    features: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array | None,
+    key: jax.Array,
+    learning_rate: jax.Array,
+    momentum: jax.Array,
+    weight_decay: jax.Array,
+    *,
+    epochs: int,
+    batch_size: int,
+    hidden: tuple[int, ...],
+    compiled: Callable[[Callable[..., Any]], Callable[..., Any]],
+) -> Params:
+    """What `fit` does, the loop over the steps of an epoch being `compiled`."""
     labels = labels.astype(features.dtype)
     weights = jnp.ones_like(labels) if weights is None else weights.astype(features.dtype)
     chex.assert_equal_shape([labels, weights])
     # A row of weight 0 may hold anything, NaN included, which 0 times its gradient would let through.
     features = jnp.where(weights[:, None] > 0, features, 0.0)
     labels = jnp.where(weights > 0, labels, 0.0)
-    batch_size = min(batch_size, num_samples)
 
     network = Network(hidden)
     init_key, shuffle_key = jax.random.split(key)
@@ -112,15 +182,26 @@ def fit(
         # An empty batch is no step: momentum and weight decay would move the parameters without any sample.
         return jax.tree.map(lambda new, old: jnp.where(has_rows, new, old), new_state, state), None
 
+    steps = compiled(functools.partial(jax.lax.scan, step))
+
     def epoch(state: tuple[Params, optax.OptState], epoch_key: jax.Array) -> tuple[Any, None]:
         # All that does not depend on the parameters is made for the whole epoch: a step is small beside its overheads.
         rows, row_weights = _batches(epoch_key, weights, batch_size)
         sums = jnp.sum(row_weights, axis=1)
         shares = row_weights / jnp.maximum(sums, jnp.finfo(sums.dtype).tiny)[:, None]
-        return jax.lax.scan(step, state, (sums > 0, features[rows], labels[rows], shares))
+        return steps(state, (sums > 0, features[rows], labels[rows], shares))
 
     (params, _), _ = jax.lax.scan(epoch, (params, optimizer.init(params)), jax.random.split(shuffle_key, epochs))
     return params
+
+
+_STATIC = ("epochs", "batch_size", "hidden")
+_fit = jax.jit(functools.partial(_fit_steps, compiled=lambda function: function), static_argnames=_STATIC)
+_fit_alone = jax.jit(
+    functools.partial(_fit_steps, compiled=one_kernel),
+    static_argnames=_STATIC,
+    compiler_options=ONE_KERNEL_OPTIONS,
+)
 
 
 def predict_probability(params: Params, features: jax.Array) -> jax.Array:
