@@ -27,8 +27,8 @@ class Case:
       repeats: fixed number of repeats, for what is too long to repeat.
       least: units of work in a repeat, at least.
       call_units: units of a call, on our side, where calls have many. What a call costs beyond its units, the first
-        touch of fresh memory above all, counts once in so many. A repeat of fewer is measured by calls of one unit and
-        of several, on all sides, and its seconds are those of the larger call that follow from both.
+        touch of fresh memory above all, counts once in so many. Where a repeat has fewer (at least two), calls of one
+        unit beside it tell what a call costs, on all sides, and its seconds are those of a call of so many.
       is_long: one unit is a repeat, and none is spent on finding out how many of them should be.
     """
 
@@ -102,7 +102,7 @@ SCALES = {
     ),
 }  # fmt: skip
 
-STEPS_PER_REPEAT = 4
+STEPS_PER_REPEAT = 3
 STEPS_PER_CALL = 16
 """Training makes a call an epoch, or more calls of 64 steps: 15 steps where 2,000 images are batches of 128."""
 _ATTACK = {"num_steps": 5, "eps": 2 / 255}

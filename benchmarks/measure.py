@@ -17,6 +17,9 @@ TARGET_SECONDS = 1.0
 
 MOST_UNITS = 1000
 
+TURNS_FOR_CALLS = 2
+"""In how many turns it is measured what a call costs; it is small beside 16 units."""
+
 Say = Callable[[str], None]
 
 
@@ -189,17 +192,20 @@ def _units(run: Callable[[int], float], most: int, target_seconds: float) -> int
 
 def _turn(run: Callable[[int], float], count: int, call_units: int) -> Callable[[], float]:
     """A repeat: the seconds of a unit, in calls of `call_units` units (see `Case.call_units`)."""
+    beyond: list[float] = []  # what a call costs beyond its units
 
     def turn() -> float:
         if call_units == 1:
             return run(count) / count
         # While the others had their turns a virtual machine may have given freed memory back to its host.
         run(1)
+        seconds = run(count)
         if count >= call_units:
-            return run(count) / count
-        first = run(1)
-        further = (run(1 + count) - first) / count
-        return (first + (call_units - 1) * further) / call_units
+            return seconds / count
+        if len(beyond) < TURNS_FOR_CALLS:
+            beyond.append((count * run(1) - seconds) / (count - 1))
+        call = statistics.mean(beyond)
+        return (seconds - call) / count + call / call_units
 
     return turn
 

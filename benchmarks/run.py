@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks import first_call, floor, inputs, kernels, measure, scaling
 from benchmarks.cases import Case
@@ -79,11 +80,11 @@ def run(plan: Plan, report: Report, say: Say) -> bool:
 def measure_case(case: Case, plan: Plan, works: dict[str, floor.Work], say: Say) -> list[Row]:
     """The rows of a case; a failure on our side becomes a row with an error."""
     try:
-        with _inputs(case) as (arrays, path), _fresh_programs():
+        with _inputs(case) as (arrays, path), _fresh_programs() as cache:
             counted = floor.work(case, arrays)
             if counted is not None:
                 works[case.name] = counted
-            calls = _first_calls(case, path, say) if plan.first_calls or case.kind == "table" else None
+            calls = _first_calls(case, path, cache, say) if plan.first_calls or case.kind == "table" else None
             if case.kind == "table":
                 assert calls is not None
                 rows = [_whole_run(case, calls[1])]
@@ -115,19 +116,32 @@ def _inputs(case: Case) -> Iterator[tuple[inputs.Arrays, pathlib.Path]]:
 
 
 @contextlib.contextmanager
-def _fresh_programs() -> Iterator[None]:
-    """Frees the programs of a case when it is done."""
-    yield
-    jax.clear_caches()
+def _fresh_programs() -> Iterator[pathlib.Path]:
+    """An empty compilation cache of a case's own; what is compiled is freed when the case is done."""
+    before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            yield pathlib.Path(name)
+        finally:
+            _use_cache(before)
+            jax.clear_caches()
 
 
-def _first_calls(case: Case, path: pathlib.Path, say: Say) -> tuple[first_call.FirstCall, first_call.FirstCall]:
+def _use_cache(folder: str | None) -> None:
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()  # JAX opens a cache once
+
+
+def _first_calls(
+    case: Case, path: pathlib.Path, cache: pathlib.Path, say: Say
+) -> tuple[first_call.FirstCall, first_call.FirstCall]:
     """The first call with an empty compilation cache, and with the one that this has filled."""
-    with tempfile.TemporaryDirectory() as cache:
-        cold = first_call.measure(case, path, pathlib.Path(cache))
-        say(f"  compiled in {cold.compile_seconds:.1f} s from an empty cache")
-        warm = first_call.measure(case, path, pathlib.Path(cache))
-        say(f"  compiled in {warm.compile_seconds:.1f} s from a filled cache")
+    cold = first_call.measure(case, path, cache)
+    say(f"  compiled in {cold.compile_seconds:.1f} s from an empty cache")
+    warm = first_call.measure(case, path, cache)
+    say(f"  compiled in {warm.compile_seconds:.1f} s from a filled cache")
+    # This process need not compile again what they have compiled.
+    _use_cache(str(cache))
     return cold, warm
 
 

@@ -94,9 +94,9 @@ class Costly(Ours):
         return 7.0 + super().run(count)
 
 
-@pytest.mark.parametrize(("least", "runs"), [(4, 3), (5, 2), (6, 2)])
-def test_what_a_call_costs_counts_once_in_a_call(least, runs):
-    """Extrapolated from calls of one unit and of four, or timed directly."""
+@pytest.mark.parametrize(("least", "is_direct"), [(2, False), (4, False), (5, True), (6, True)])
+def test_what_a_call_costs_counts_once_in_a_call(least, is_direct):
+    """Extrapolated from calls of one unit and of several, or timed directly."""
     log: list[str] = []
     case = dataclasses.replace(CASE, least=least, call_units=5)
     fakes = Fakes(log, {"A": 4.0, "B": 1.0}, {"A": [1.0, -4.0], "B": [1.0, -4.0]})
@@ -105,7 +105,8 @@ def test_what_a_call_costs_counts_once_in_a_call(least, runs):
         assert row.ours_seconds == pytest.approx(2.0 + 7.0 / max(5, least))
         assert row.rival_seconds == pytest.approx(fakes.seconds[row.rival])
     # Every turn begins with a unit that is not timed.
-    assert log[1:] == [side for side in ("ours", "A", "B") for _ in range(runs)] * 5
+    runs = [2 if is_direct or turn >= measure.TURNS_FOR_CALLS else 3 for turn in range(5)]
+    assert log[1:] == [side for number in runs for side in ("ours", "A", "B") for _ in range(number)]
 
 
 def test_of_a_long_case_no_unit_is_spent_on_counting():
