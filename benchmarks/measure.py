@@ -17,8 +17,8 @@ TARGET_SECONDS = 1.0
 
 MOST_UNITS = 1000
 
-TURNS_FOR_CALLS = 2
-"""In how many turns it is measured what a call costs; it is small beside 16 units."""
+TURNS_FOR_CALLS = 3
+"""In how many turns it is measured what a call costs."""
 
 Say = Callable[[str], None]
 
@@ -171,10 +171,10 @@ def measure(
                 # A slower rival takes fewer units in a repeat.
                 units = _units(run, count, target_seconds) if count > case.least else count
                 row.rival_units_per_repeat = max(case.least, units)
-                running[name] = _turn(run, row.rival_units_per_repeat, case.call_units)
+                running[name] = _Turns(run, row.rival_units_per_repeat, case.call_units)
             except (RivalError, MismatchError) as error:
                 failed(name, error)
-        mine, theirs_by_name = alternate(_turn(ours.run, count, case.call_units), running, repeats, failed)
+        mine, theirs_by_name = alternate(_Turns(ours.run, count, case.call_units), running, repeats, failed)
     finally:
         if rivals is not None and names:
             rivals.drop()
@@ -190,24 +190,33 @@ def _units(run: Callable[[int], float], most: int, target_seconds: float) -> int
     return max(1, min(most, round(target_seconds / max(run(1), 1e-9))))
 
 
-def _turn(run: Callable[[int], float], count: int, call_units: int) -> Callable[[], float]:
-    """A repeat: the seconds of a unit, in calls of `call_units` units (see `Case.call_units`)."""
-    beyond: list[float] = []  # what a call costs beyond its units
+class _Turns:
+    """Repeats of one side; calling it is a repeat and returns its seconds of a unit.
 
-    def turn() -> float:
-        if call_units == 1:
-            return run(count) / count
-        # While the others had their turns a virtual machine may have given freed memory back to its host.
-        run(1)
-        seconds = run(count)
-        if count >= call_units:
-            return seconds / count
-        if len(beyond) < TURNS_FOR_CALLS:
-            beyond.append((count * run(1) - seconds) / (count - 1))
-        call = statistics.mean(beyond)
-        return (seconds - call) / count + call / call_units
+    Args:
+      run: seconds of so many units of work in one call.
+      count: units in a repeat.
+      call_units: units of a call that counts, see `Case.call_units`.
+    """
 
-    return turn
+    def __init__(self, run: Callable[[int], float], count: int, call_units: int) -> None:
+        if 1 == count < call_units:
+            raise ValueError(f"least=1 with call_units={call_units}: at least 2 units tell what a call costs")
+        self.run, self.count, self.call_units = run, count, call_units
+        self.beyond: list[float] = []  # what a call costs beyond its units
+
+    def __call__(self) -> float:
+        if self.call_units > 1:
+            # While the others had their turns a virtual machine may have given freed memory back to its host.
+            self.run(1)
+        seconds = self.run(self.count)
+        if self.count >= self.call_units:
+            return seconds / self.count
+        if len(self.beyond) < TURNS_FOR_CALLS:
+            self.beyond.append((self.count * self.run(1) - seconds) / (self.count - 1))
+        # The median, so that one call that was disturbed does not shift all turns.
+        call = statistics.median(self.beyond)
+        return (seconds - call) / self.count + call / self.call_units
 
 
 def fill(row: Row, ours: list[float], theirs: list[float]) -> None:

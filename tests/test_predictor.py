@@ -231,6 +231,10 @@ def test_vmap_over_padded_problems_equals_unpadded_ones_and_traces_once():
     fit_all(*(part[::-1] for part in problems), keys)
 
 
+on_a_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="other platforms have no such kernel")
+
+
+@on_a_cpu
 @pytest.mark.parametrize(
     ("batch_size", "hidden", "is_one_kernel"),
     [(16, (64, 32), True), (5, (), True), (16, (256, 128), False), (40, (64, 64), False)],
@@ -252,6 +256,7 @@ def test_small_networks_train_in_one_kernel_with_the_result_of_many(batch_size, 
     chex.assert_trees_all_close(fitted, in_jit, rtol=1e-5, atol=1e-6)
 
 
+@on_a_cpu
 def test_steps_are_compiled_into_one_kernel():
     features, easy = problem(22, 40)
     arrays = (features, easy, None, jax.random.key(5), 0.1, 0.9, 5e-4)
@@ -263,26 +268,21 @@ def test_steps_are_compiled_into_one_kernel():
     assert marked == [1, 0]
 
 
-def test_gradients_of_the_network_equal_those_of_plain_products():
-    key = jax.random.key(6)
-    params = predictor.Network((7, 5)).init(key, jnp.zeros((1, 3)))
-    features = jax.random.normal(key, (11, 3))
+def test_training_inside_another_trace_is_part_of_it():
+    """Whether what it is given is traced or not."""
+    features, easy = problem(23, 20)
+    fit = functools.partial(predictor.fit, features, easy, key=jax.random.key(5), epochs=2)
+    chex.assert_trees_all_close(jax.jit(fit)(), fit(), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal_shapes(jax.eval_shape(fit), fit())
 
-    def dense(layer, features):
-        products = jnp.matmul(features, layer["kernel"])
-        return products + jnp.broadcast_to(layer["bias"], products.shape)
 
-    def plain(params, features):
-        for name in ("hidden_0", "hidden_1"):
-            features = jax.nn.relu(dense(params["params"][name], features))
-        return dense(params["params"]["output"], features)[..., 0]
+def test_gradients_of_the_product_equal_those_of_a_plain_one():
+    features, kernel = (jax.random.normal(jax.random.key(seed), shape) for seed, shape in ((6, (11, 7)), (7, (7, 5))))
 
-    def gradients(apply, features):
-        return jax.grad(lambda *both: jnp.sum(jnp.sin(apply(*both))), argnums=(0, 1))(params, features)
+    def gradients(product):
+        return jax.grad(lambda *factors: jnp.sum(jnp.sin(product(*factors))), argnums=(0, 1))(features, kernel)
 
-    for rows in (features, features[0], features[:, None, :]):
-        ours, others = (gradients(apply, rows) for apply in (predictor.Network((7, 5)).apply, plain))
-        chex.assert_trees_all_close(ours, others, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(gradients(predictor._product), gradients(jnp.matmul), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -35,19 +35,13 @@ class Network(nn.Module):
     """
 
     hidden: tuple[int, ...] = (64, 32)
+    dot_general: Callable[..., jax.Array] | None = None  # of the dense layers, as Flax takes it
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
         for layer, width in enumerate(self.hidden):
-            features = nn.relu(nn.Dense(width, dot_general=_dot_general, name=f"hidden_{layer}")(features))
-        return nn.Dense(1, dot_general=_dot_general, name="output")(features)[..., 0]
-
-
-def _dot_general(features: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
-    """`jax.lax.dot_general` of a dense layer; of a batch by `_product`."""
-    if features.ndim != 2:
-        return jax.lax.dot_general(features, kernel, dimensions, **options)
-    return _product(features, kernel)
+            features = nn.relu(nn.Dense(width, dot_general=self.dot_general, name=f"hidden_{layer}")(features))
+        return nn.Dense(1, dot_general=self.dot_general, name="output")(features)[..., 0]
 
 
 @jax.custom_vjp
@@ -60,18 +54,21 @@ def _product(features: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _product_fwd(features: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _product(features, kernel), (features, kernel)
+    return features @ kernel, (features, kernel)
 
 
 def _product_bwd(factors: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    features, kernel = (
-        jax.lax.platform_dependent(factor.T, cpu=jax.lax.optimization_barrier, default=lambda factor: factor)
-        for factor in factors
-    )
+    features, kernel = (jax.lax.optimization_barrier(factor.T) for factor in factors)
     return cotangent @ kernel, features @ cotangent
 
 
 _product.defvjp(_product_fwd, _product_bwd)
+
+
+def _dot_general(features: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    """`_product` as the `dot_general` of a dense layer: a batch's last axis with the kernel's first."""
+    chex.assert_rank([features, kernel], 2)
+    return _product(features, kernel)
 
 
 def fit(
@@ -96,8 +93,8 @@ def fit(
     there is nothing to learn: callers then give every sample that label.
 
     It is compiled, and may be part of a larger compiled function. On a CPU it is quicker by itself, neither mapped nor
-    inside another `jit`, with layers and batches up to about a hundred: then all steps of an epoch are one kernel
-    (`compilation.one_kernel`).
+    inside another `jit`, where all products are small (`compilation.is_small_product`; those of the default layers are
+    for batches up to 32): then all steps of an epoch are one kernel.
 
     Args:
         features: float32[n, d], scaled (`apply_scaling`).
@@ -127,7 +124,8 @@ def fit(
         )
     batch_size = min(batch_size, num_samples)
     arrays = (features, labels, weights, key, learning_rate, momentum, weight_decay)
-    is_alone = not any(isinstance(array, jax.core.Tracer) for array in arrays)
+    # Inside another function's trace a new array is a tracer, whether the arguments are or not.
+    is_alone = not any(isinstance(array, jax.core.Tracer) for array in (*arrays, jnp.zeros(())))
     is_small = _are_products_small(batch_size, (features.shape[1], *hidden, 1))
     program = _fit_alone if is_alone and is_small and jax.default_backend() == "cpu" else _fit
     return program(*arrays, epochs=epochs, batch_size=batch_size, hidden=hidden)
@@ -155,9 +153,10 @@ def _fit_steps(
     epochs: int,
     batch_size: int,
     hidden: tuple[int, ...],
-    compiled: Callable[[Callable[..., Any]], Callable[..., Any]],
+    compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda steps: steps,
+    dot_general: Callable[..., jax.Array] | None = None,
 ) -> Params:
-    """What `fit` does, the loop over the steps of an epoch being `compiled`."""
+    """What `fit` does, the loop over the steps of an epoch being `compiled`, the layers' product `dot_general`."""
     labels = labels.astype(features.dtype)
     weights = jnp.ones_like(labels) if weights is None else weights.astype(features.dtype)
     chex.assert_equal_shape([labels, weights])
@@ -165,7 +164,7 @@ def _fit_steps(
     features = jnp.where(weights[:, None] > 0, features, 0.0)
     labels = jnp.where(weights > 0, labels, 0.0)
 
-    network = Network(hidden)
+    network = Network(hidden, dot_general)
     init_key, shuffle_key = jax.random.split(key)
     params = network.init(init_key, features[:1])["params"]
     params["output"]["bias"] = jnp.full_like(params["output"]["bias"], _log_odds(labels, weights))
@@ -196,9 +195,9 @@ def _fit_steps(
 
 
 _STATIC = ("epochs", "batch_size", "hidden")
-_fit = jax.jit(functools.partial(_fit_steps, compiled=lambda function: function), static_argnames=_STATIC)
+_fit = jax.jit(_fit_steps, static_argnames=_STATIC)
 _fit_alone = jax.jit(
-    functools.partial(_fit_steps, compiled=one_kernel),
+    functools.partial(_fit_steps, compiled=one_kernel, dot_general=_dot_general),
     static_argnames=_STATIC,
     compiler_options=ONE_KERNEL_OPTIONS,
 )
