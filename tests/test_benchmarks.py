@@ -109,6 +109,19 @@ def test_what_a_call_costs_counts_once_in_a_call(least, is_direct):
     assert log[1:] == [side for number in runs for side in ("ours", "A", "B") for _ in range(number)]
 
 
+def test_a_disturbed_call_shifts_no_later_turn():
+    """A call takes 7 seconds and 2 more a unit; the one that tells it in the second turn takes ten times as long."""
+    seconds = iter([9.0, 15.0, 9.0, 9.0, 15.0, 90.0, 9.0, 15.0, 9.0, 9.0, 15.0, 9.0, 15.0])
+    turns = measure._Turns(lambda count: next(seconds), 4, 16)
+    found = [turns() for _ in range(5)]
+    assert [*found[:1], *found[2:]] == pytest.approx([2 + 7 / 16] * 4)
+
+
+def test_one_unit_does_not_tell_what_a_call_costs():
+    with pytest.raises(ValueError, match="least=1 with call_units=5: at least 2 units"):
+        measure._Turns(float, 1, 5)
+
+
 def test_of_a_long_case_no_unit_is_spent_on_counting():
     log: list[str] = []
     fakes = Fakes(log, {"A": 4.0, "B": 1.0}, {"A": [1.0, -4.0], "B": [1.0, -4.0]})
@@ -298,6 +311,33 @@ def test_a_failure_of_ours_is_a_row_with_an_error(monkeypatch, tmp_path):
     plan = runs.Plan((DISTANCES,), False, 1, False, None, True, tmp_path)
     (row,) = runs.measure_case(DISTANCES, plan, {}, lambda line: None)
     assert (row.error, row.ours_seconds) == ("RuntimeError: no", None)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_first_calls_share_a_cache_that_is_empty_and_the_timed_process_then_uses_it(fails, monkeypatch, tmp_path):
+    used: list[pathlib.Path] = []
+
+    def first(case, inputs, cache):
+        assert jax.config.jax_compilation_cache_dir == before
+        assert bool(list(cache.iterdir())) == bool(used)
+        (cache / "program").touch()
+        used.append(cache)
+        return first_call.FirstCall(process_seconds=3.0, compile_seconds=2.0, call_seconds=2.5, peak_bytes=1)
+
+    def build(case, arrays):
+        assert used[0] == used[1] == pathlib.Path(jax.config.jax_compilation_cache_dir)
+        if fails:
+            raise RuntimeError("no")
+        return Ours([])
+
+    monkeypatch.setattr(runs.first_call, "measure", first)
+    monkeypatch.setattr(runs.kernels, "build", build)
+    before = jax.config.jax_compilation_cache_dir
+    plan = runs.Plan((DISTANCES,), False, 1, True, None, True, tmp_path)
+    (row,) = runs.measure_case(DISTANCES, plan, {}, lambda line: None)
+    assert (row.error, row.compile_seconds_cold) == (("RuntimeError: no", None) if fails else (None, 2.0))
+    assert jax.config.jax_compilation_cache_dir == before
+    assert not used[0].exists()
 
 
 def test_the_floor_of_an_attack_counts_its_gradients_and_one_forward_pass():
