@@ -20,6 +20,7 @@ from benchmarks.client import RivalError, RivalProcess
 from benchmarks.files import load_arrays, save_arrays
 from benchmarks.inputs import make_inputs
 from benchmarks.measure import MismatchError, Row
+from tmu_jax import features, training
 
 TINY = cases.SCALES["tiny"]
 ISSUE_FIELDS = {
@@ -351,6 +352,48 @@ def test_the_floor_of_an_attack_counts_its_gradients_and_one_forward_pass():
     assert five == pytest.approx(one + 4 * step)
     # A gradient of the pixels is a forward pass and one as dear; what is left of one step is the last forward pass.
     assert step == pytest.approx(2 * (one - step), rel=0.1)
+
+
+def test_the_floor_of_a_request_counts_the_images_of_its_programs(monkeypatch):
+    """Against a whole request, whose three large programs count what they are given and return zeros."""
+    (case,) = (case for case in cases.cases(TINY) if case.kind == "request")
+    arrays, split = make_inputs(case), training.Blocks.split
+    found = dict.fromkeys(("train_step", "forward", "attack_step"), 0)
+    sizes = []
+
+    def splitting(blocks, indices):
+        for rows, count in split(blocks, indices):
+            sizes.append(count)
+            yield rows, count
+
+    def train_steps(state, images, targets, weights, normalization, rows, rates, steps, *_, **__):
+        found["train_step"] += int(steps) * rows.shape[1]
+        return state, jnp.zeros(len(rows))
+
+    def predict_rows(variables, normalization, images, rows, *_, **__):
+        found["forward"] += sizes[-1]
+        return jnp.zeros((*rows.shape, 10)), jnp.zeros((*rows.shape, 256))
+
+    def attack_rows(variables, normalization, images, rows, labels, blocks, radii, num_radii, *, module, num_steps):
+        found["forward"] += sizes[-1] * int(num_radii)
+        found["attack_step"] += sizes[-1] * (1 + int(num_radii) * (num_steps - 1))
+        return jnp.zeros((*rows.shape, 10)), jnp.zeros((len(radii), *rows.shape, 10))
+
+    monkeypatch.setattr(training.Blocks, "split", splitting)
+    monkeypatch.setattr(training, "train_steps", train_steps)
+    monkeypatch.setattr(training, "predict_rows", predict_rows)
+    monkeypatch.setattr(features, "attack_rows", attack_rows)
+    kernels.build(case, arrays).run(1)
+
+    def counted(name):
+        """FLOPs where an image costs one in this program, and nothing in the others."""
+        for other in ("forward", "attack_step"):
+            monkeypatch.setattr(floor._Counter, other, lambda _, count, cost=float(other == name): cost * count)
+        cost = float(name == "train_step")
+        monkeypatch.setattr(floor._Counter, "train_step", lambda _, count: (cost * count, 0.0))
+        return floor.work(case, arrays).flops
+
+    assert {name: counted(name) - counted("nothing") for name in found} == found
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="memory is read from /proc")

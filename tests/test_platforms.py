@@ -1,0 +1,83 @@
+"""What a GPU would be given: the programs of whole jobs, lowered for CUDA on a machine that needs none."""
+
+import collections
+import dataclasses
+import importlib
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import cases, first_call
+from benchmarks.inputs import make_inputs
+from benchmarks.kernels import build
+
+SCALE = dataclasses.replace(cases.SCALES["tiny"], dtypes=("bfloat16",))
+CASES = {case.kind: case for case in cases.cases(SCALE)}
+TRAIN = {case.settings["arch"]: case for case in cases.cases(SCALE) if case.kind == "train" and not case.settings["soft"]}
+
+
+@pytest.fixture
+def lowered(monkeypatch):
+    """Lets Python choose as it does on a GPU, and lowers programs for CUDA instead of running them on this CPU.
+
+    Returns the list of (name, text) of the programs, whose results are zeros.
+    """
+    found = []
+
+    def lowering(name, program):
+        def call(*args, **kwargs):
+            traced = program.trace(*args, **kwargs)
+            found.append((name, traced.lower(lowering_platforms=("cuda",)).as_text()))
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), traced.out_info)
+
+        return call
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for module_name, name in {program for programs in first_call.PROGRAMS.values() for program in programs}:
+        module = importlib.import_module(module_name)
+        monkeypatch.setattr(module, name, lowering(name, getattr(module, name)))
+    return found
+
+
+def result_types(operation, text):
+    """How many results of each element type an operation has in a program."""
+    results = re.findall(rf"stablehlo\.{operation}\b.*-> tensor<(\S+)>", text)
+    return collections.Counter(result.split("x")[-1] for result in results)
+
+
+def train(arch):
+    case = TRAIN[arch]
+    # Flax's batch norm itself mixes bfloat16 with float32.
+    with jax.numpy_dtype_promotion("standard"):
+        build(case, make_inputs(case)).run(1)
+
+
+def test_a_training_step_for_a_gpu_is_convolutions_in_bfloat16_on_a_donated_state(lowered):
+    train("small_resnet")
+    ((name, text),) = lowered
+    assert name == "train_steps"
+    # Ten convolutions, as many weight gradients, and of the first no input gradient; no patches, no Winograd.
+    assert result_types("convolution", text) == {"bf16": 29}
+    assert result_types("dot_general", text) == {"f32": 3}  # the head
+    assert text.count("tf.aliasing_output") > 60  # parameters, momenta, statistics
+
+
+def test_a_transformer_multiplies_in_bfloat16_on_a_gpu_and_takes_the_batch_whole(lowered):
+    train("vit")
+    ((_, text),) = lowered
+    products = result_types("dot_general", text)
+    # Attention's weights and the head are float32.
+    assert products["bf16"] > 4 * products["f32"] > 0
+    assert text.count("stablehlo.while") == 1  # over steps; a CPU also loops over parts of the batch
+
+
+def test_a_whole_request_for_a_gpu_has_nothing_made_for_a_cpu(lowered):
+    case = CASES["request"]
+    build(case, make_inputs(case)).run(1)
+    texts = dict(lowered)
+    assert set(texts) == {"train_steps", "predict_rows", "attack_rows", "_nearest", "_fit"}
+    assert not any("xla_cpu" in text for text in texts.values())
+    for name in ("train_steps", "predict_rows", "attack_rows"):
+        assert result_types("convolution", texts[name])["f32"] >= 10, name
