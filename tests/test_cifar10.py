@@ -147,7 +147,7 @@ def test_the_command_end_to_end(tmp_path, capsys):
     """The smallest honest run of the real command: its first line says that it is not the paper's setting."""
     output = tmp_path / "out"
     arguments = (
-        "--dataset synthetic --num-train 1000 --epochs 1 --num-forget 3 --classes 0 1 --methods original retrain twin "
+        "--dataset synthetic --num-train 600 --epochs 1 --num-forget 3 --classes 0 1 --methods original retrain twin "
         f"--output {output}"
     ).split()
     assert cifar10.main(arguments) == 0
@@ -156,9 +156,9 @@ def test_the_command_end_to_end(tmp_path, capsys):
     assert "NOT the paper's setting" in " ".join(printed.split())
     records = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
     assert {r["method"] for r in records} >= {"original", "retrain", "twin", "floor_gold_gold"}
-    assert {r["num_train"] for r in records} == {1000}
+    assert {r["num_train"] for r in records} == {600}
     config = json.loads((output / "config.json").read_text())
-    assert any("1,000 training images" in text for text in config["shortfalls"])
+    assert any("600 training images" in text for text in config["shortfalls"])
     assert str(tmp_path) not in (output / "config.json").read_text() + (output / "results.jsonl").read_text()
     for name in ("report.md", "gap.png", "gap.svg", "features.png"):
         assert (output / name).stat().st_size > 500

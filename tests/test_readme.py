@@ -22,8 +22,8 @@ def standard_promotion():
 
 
 def test_the_example_runs_as_written(standard_promotion, capsys, monkeypatch):
-    """On 1,000 of its 5,000 synthetic images: less time, and programs that the end to end test has compiled."""
-    monkeypatch.setattr(tmu_jax.data, "load", lambda name: synthetic.generate(num_train=1000))
+    """On 600 of its 5,000 synthetic images: less time, and programs that the end to end test has compiled."""
+    monkeypatch.setattr(tmu_jax.data, "load", lambda name: synthetic.generate(num_train=600))
     example = next(b for b in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "data.load" in b)
     scope: dict = {}
     exec(example, scope)
