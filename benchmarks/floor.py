@@ -253,6 +253,7 @@ def _request(settings: dict[str, Any], arrays: Arrays) -> Work:
     # Five radii for the held-out images, whose first gradient is the same, and one for the others; five steps each.
     flops += sizes["heldout"] * (attack + 5 * (4 * attack + forward)) / 128
     flops += sizes["forget"] * (5 * attack + forward) / 128
+    # Embeddings and curriculum losses; of the held-out images also what the original and the twin model predict.
     flops += (sizes["train"] + sizes["retain"] + 4 * sizes["heldout"] + 2 * sizes["forget"]) * forward / 128
     return Work(flops + _predictor_flops(100 * sizes["heldout"]), moved, BY_XLA)
 
