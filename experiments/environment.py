@@ -8,17 +8,21 @@ import subprocess
 
 import jax
 
+from tmu_jax.models import native
+
 PACKAGES = ("tmu-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that the numbers depend on."""
+    """Versions of Python and of the packages that the numbers depend on; on a CPU, what computes convolutions."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
+    if jax.default_backend() == "cpu":
+        found["convolutions"] = native.describe()
     return found
 
 

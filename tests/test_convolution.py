@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 from jax import lax
 
-from tmu_jax.models import convolution, products
+from tmu_jax.models import convolution, native, products
 from tmu_jax.models.convolution import conv_general_dilated, fast_convolutions
 
 NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+@pytest.fixture(autouse=True)
+def without_compiled_code(monkeypatch):
+    """What a machine without a C++ compiler does; test_native.py has the rest."""
+    monkeypatch.setattr(native, "is_available", lambda: False)
+    convolution._convolution.cache_clear()
+    yield
+    convolution._convolution.cache_clear()
 
 
 @pytest.fixture

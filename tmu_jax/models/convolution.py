@@ -1,9 +1,10 @@
 """Two-dimensional convolutions that are fast on a CPU, inside loops too.
 
 XLA's own CPU convolution computes the weight gradient of a 3x3 layer slowly, and anything convolutional inside
-`lax.scan` or `lax.fori_loop` about fifty times slower than outside. Written as matrix products a convolution has
-neither fault: `products.py` has them, for 3x3 kernels of stride 1 and 2 and for windows that do not overlap. Other
-shapes and dtypes, and every platform but the CPU, use `jax.lax.conv_general_dilated`.
+`lax.scan` or `lax.fori_loop` about fifty times slower than outside. Two ways have neither fault: compiled code that XLA
+calls (`native.py`, all square windows), and, where there is no C++ compiler, XLA's matrix products (`products.py`, 3x3
+kernels of stride 1 and 2). Windows that do not overlap are products in both. Other shapes and dtypes, and every
+platform but the CPU, use `jax.lax.conv_general_dilated`.
 
 References:
     Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308 (2015), section 4.1.
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from tmu_jax.models import products
+from tmu_jax.models import native, products
 
 # What a chunk of images is transformed into takes 8 MiB: more leaves the cache. Where channels and features are equally
 # many, each of Winograd's products then has 2^17 results; XLA computes smaller ones on one core alone.
@@ -42,10 +43,10 @@ def conv_general_dilated(
     preferred_element_type: DTypeLike | None = None,
     out_sharding: Any = None,
 ) -> Array:
-    """Convolves as `jax.lax.conv_general_dilated` does, by matrix products on a CPU where that is faster.
+    """Convolves as `jax.lax.conv_general_dilated` does, on a CPU by compiled code or matrix products.
 
     Hand it to a layer, `nn.Conv(..., conv_general_dilated=conv_general_dilated)`, or put it under the layers of a
-    module with `fast_convolutions`. The result and both gradients agree with lax's to about 1e-6 relative. It may be
+    module with `fast_convolutions`. The result and both gradients agree with lax's to about 2e-6 relative. It may be
     differentiated once, in reverse mode. Under `vmap`, images that share a kernel are folded into one batch; mapped
     kernels run one after another.
 
@@ -159,9 +160,12 @@ def _geometry(
     )
     if min(geometry.out_size) < 1:
         return None
-    three = window == 3 and strides[0] in (1, 2) and all(pad in (0, 1, 2) for pad in pads[0] + pads[1])
-    apart = window <= strides[0] and pads == ((0, 0), (0, 0))
-    return geometry if three or apart else None
+    if window <= strides[0]:
+        has_path = pads == ((0, 0), (0, 0))
+    else:
+        is_inside = all(0 <= pad < window for pad in pads[0] + pads[1])
+        has_path = is_inside and ((window == 3 and strides[0] <= 2) or _is_native(geometry))
+    return geometry if has_path else None
 
 
 @functools.cache
@@ -182,13 +186,9 @@ def _convolution(geometry: products.Geometry) -> Callable[[Array, Array], Array]
         kernel = jax.ShapeDtypeStruct(products.kernel_shape(geometry), images.dtype)
         return jax.linear_transpose(lambda kernel: library(images, kernel), kernel)(cotangent)[0]
 
-    forward = _mapped(functools.partial(products.forward, geometry=geometry), library, shared=1)
-    input_gradient = _mapped(
-        functools.partial(products.input_gradient, geometry=geometry), library_input_gradient, shared=1
-    )
-    weight_gradient = _mapped(
-        functools.partial(products.weight_gradient, geometry=geometry), library_weight_gradient, shared=None
-    )
+    forward = _mapped(_forward(geometry), library, shared=1)
+    input_gradient = _mapped(_input_gradient(geometry), library_input_gradient, shared=1)
+    weight_gradient = _mapped(_weight_gradient(geometry), library_weight_gradient, shared=None)
 
     @jax.custom_vjp
     def convolution(images: Array, kernel: Array) -> Array:
@@ -203,6 +203,45 @@ def _convolution(geometry: products.Geometry) -> Callable[[Array, Array], Array]
 
     convolution.defvjp(convolution_fwd, convolution_bwd)
     return convolution
+
+
+def _is_native(geometry: products.Geometry) -> bool:
+    """Whether compiled code takes this convolution: windows that lie apart are one product in XLA too."""
+    return geometry.kernel_size > geometry.stride and jax.default_backend() == "cpu" and native.is_available()
+
+
+def _call(function: str, shape: tuple[int, ...], geometry: products.Geometry) -> Callable[[Array, Array], Array]:
+    (top, _), (left, _) = geometry.padding
+    return native.call(function, shape, geometry.stride, top, left)
+
+
+def _forward(geometry: products.Geometry) -> Callable[[Array, Array], Array]:
+    def forward(images: Array, kernel: Array) -> Array:
+        if _is_native(geometry):
+            shape = (images.shape[0], *geometry.out_size, geometry.features)
+            return _call("forward", shape, geometry)(images, kernel)
+        return products.forward(images, kernel, geometry=geometry)
+
+    return forward
+
+
+def _input_gradient(geometry: products.Geometry) -> Callable[[Array, Array], Array]:
+    def input_gradient(cotangent: Array, kernel: Array) -> Array:
+        if _is_native(geometry):
+            shape = (cotangent.shape[0], *geometry.size, geometry.channels)
+            return _call("input_gradient", shape, geometry)(cotangent, kernel)
+        return products.input_gradient(cotangent, kernel, geometry=geometry)
+
+    return input_gradient
+
+
+def _weight_gradient(geometry: products.Geometry) -> Callable[[Array, Array], Array]:
+    def weight_gradient(images: Array, cotangent: Array) -> Array:
+        if _is_native(geometry):
+            return _call("weight_gradient", products.kernel_shape(geometry), geometry)(images, cotangent)
+        return products.weight_gradient(images, cotangent, geometry=geometry)
+
+    return weight_gradient
 
 
 def _mapped(
