@@ -207,12 +207,12 @@ def _convolution(geometry: products.Geometry) -> Callable[[Array, Array], Array]
 
 def _is_native(geometry: products.Geometry) -> bool:
     """Whether compiled code takes this convolution: windows that lie apart are one product in XLA too."""
-    return geometry.kernel_size > geometry.stride and jax.default_backend() == "cpu" and native.is_available()
+    return geometry.kernel_size > geometry.stride and native.is_used()
 
 
 def _call(function: str, shape: tuple[int, ...], geometry: products.Geometry) -> Callable[[Array, Array], Array]:
     (top, _), (left, _) = geometry.padding
-    return native.call(function, shape, geometry.stride, top, left)
+    return native.call(function, shape, stride=geometry.stride, top=top, left=left)
 
 
 def _forward(geometry: products.Geometry) -> Callable[[Array, Array], Array]:

@@ -6,6 +6,7 @@ import flax.linen as nn
 from jax.typing import DTypeLike
 
 from tmu_jax.models.convolution import conv_general_dilated
+from tmu_jax.models.normalization import BatchNorm
 
 
 def conv_layer(dtype: DTypeLike, param_dtype: DTypeLike) -> partial[nn.Conv]:
@@ -20,10 +21,10 @@ def conv_layer(dtype: DTypeLike, param_dtype: DTypeLike) -> partial[nn.Conv]:
     )
 
 
-def batch_norm(train: bool, dtype: DTypeLike, param_dtype: DTypeLike) -> partial[nn.BatchNorm]:
+def batch_norm(train: bool, dtype: DTypeLike, param_dtype: DTypeLike) -> partial[BatchNorm]:
     """Batch norm with momentum 0.9 (in Flax's sense) and eps 1e-5; its statistics are float32 for any dtype."""
     return partial(
-        nn.BatchNorm,
+        BatchNorm,
         use_running_average=not train,
         momentum=0.9,
         epsilon=1e-5,

@@ -30,9 +30,9 @@ class ResidualBlock(nn.Module):
                 conv(self.width, (1, 1), strides, name="shortcut_conv", padding="VALID")(features)
             )
         features = conv(self.width, (3, 3), strides, padding=1, name="conv_0")(features)
-        features = nn.relu(norm(name="norm_0")(features))
+        features = norm(name="norm_0")(features, relu=True)
         features = conv(self.width, (3, 3), padding=1, name="conv_1")(features)
-        return nn.relu(norm(name="norm_1")(features) + shortcut)
+        return norm(name="norm_1")(features, shortcut, relu=True)
 
 
 class ResNet(nn.Module):
@@ -64,7 +64,8 @@ class ResNet(nn.Module):
         chex.assert_rank(images, 4)
         conv = conv_layer(self.dtype, self.param_dtype)
         norm = batch_norm(train, self.dtype, self.param_dtype)
-        features = nn.relu(norm(name="stem_norm")(conv(self.stem_width, (3, 3), padding=1, name="stem_conv")(images)))
+        features = conv(self.stem_width, (3, 3), padding=1, name="stem_conv")(images)
+        features = norm(name="stem_norm")(features, relu=True)
         for stage, (width, blocks, stride) in enumerate(zip(self.widths, self.blocks, self.strides, strict=True)):
             for block in range(blocks):
                 features = ResidualBlock(

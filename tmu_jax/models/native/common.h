@@ -1,0 +1,149 @@
+// Vectors, threads and memory of the functions that XLA calls on a CPU.
+
+#ifndef TMU_JAX_MODELS_NATIVE_COMMON_H_
+#define TMU_JAX_MODELS_NATIVE_COMMON_H_
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+#include "xla/ffi/api/ffi.h"
+
+namespace tmu_jax {
+
+namespace ffi = xla::ffi;
+
+// --- Vectors. A product computes kRows rows of a panel of two vectors' columns at a time, all in registers.
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kRows = 8;
+#elif defined(__AVX__)
+constexpr int kLanes = 8, kRows = 4;
+#elif defined(__aarch64__)
+constexpr int kLanes = 4, kRows = 8;
+#else
+constexpr int kLanes = 4, kRows = 4;
+#endif
+constexpr int kPanel = 2 * kLanes;
+
+typedef float Vector __attribute__((vector_size(4 * kLanes)));
+typedef float Unaligned __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef float Short __attribute__((vector_size(16), aligned(4), may_alias));
+
+inline Vector Load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
+inline void Store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
+// A store to aligned memory that is not read again soon, past the caches. Call Fence() after the last one.
+inline void StoreAround(float* to, Vector value) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(to, value);
+#elif defined(__AVX__)
+  _mm256_stream_ps(to, value);
+#else
+  Store(to, value);
+#endif
+}
+inline void Fence() {
+#if defined(__AVX__)
+  _mm_sfence();
+#endif
+}
+
+inline Short& AsShort(float* at) { return *reinterpret_cast<Short*>(at); }
+inline const Short& AsShort(const float* at) { return *reinterpret_cast<const Short*>(at); }
+
+// Copies by vectors, the last one overlapping the one before it: most runs are too short for memcpy to pay.
+inline void Copy(float* to, const float* from, int64_t count) {
+  if (count >= kLanes) {
+    for (int64_t i = 0; i + kLanes <= count; i += kLanes) Store(to + i, Load(from + i));
+    Store(to + count - kLanes, Load(from + count - kLanes));
+  } else if (count >= 4) {
+    for (int64_t i = 0; i + 4 <= count; i += 4) AsShort(to + i) = AsShort(from + i);
+    AsShort(to + count - 4) = AsShort(from + count - 4);
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+  }
+}
+
+inline int64_t CeilDiv(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
+inline int64_t RoundUp(int64_t value, int64_t divisor) { return CeilDiv(value, divisor) * divisor; }
+
+// --- Threads and memory.
+
+// Calls task(0), ..., task(count - 1) on XLA's threads. The caller works too, and waits only for tasks that another
+// thread has begun, so that callers cannot wait for each other.
+template <typename Task>
+void ParallelFor(ffi::ThreadPool& pool, int64_t count, const Task& task) {
+  struct Progress {
+    std::atomic<int64_t> next{0}, done{0};
+  };
+  auto progress = std::make_shared<Progress>();
+  auto work = [progress, count, &task] {
+    for (int64_t i = progress->next.fetch_add(1); i < count; i = progress->next.fetch_add(1)) {
+      task(i);
+      progress->done.fetch_add(1, std::memory_order_release);
+    }
+  };
+  const int64_t helpers = std::min(pool.num_threads(), count) - 1;
+  for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::decay_t<decltype(work)>(work));
+  work();
+  while (progress->done.load(std::memory_order_acquire) < count) std::this_thread::yield();
+}
+
+// Memory that is kept for the next call: the first touch of a fresh page costs more than what is computed there.
+class Scratch {
+ public:
+  explicit Scratch(int64_t floats) {
+    const size_t bytes = RoundUp(floats * sizeof(float), 4096);
+    {
+      std::lock_guard<std::mutex> lock(mutex());
+      auto best = kept().end();
+      for (auto it = kept().begin(); it != kept().end(); ++it)
+        if (it->bytes >= bytes && (best == kept().end() || it->bytes < best->bytes)) best = it;
+      if (best != kept().end() && best->bytes <= 4 * bytes) {
+        block_ = *best;
+        kept().erase(best);
+        return;
+      }
+    }
+    block_ = {static_cast<float*>(std::aligned_alloc(4096, bytes)), bytes};
+    if (block_.data == nullptr) std::abort();  // As XLA does.
+  }
+  ~Scratch() {
+    std::lock_guard<std::mutex> lock(mutex());
+    kept().push_back(block_);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  float* data() const { return block_.data; }
+
+ private:
+  struct Block {
+    float* data;
+    size_t bytes;
+  };
+  // Never destroyed: XLA's threads may outlive static objects.
+  static std::mutex& mutex() {
+    static auto* mutex = new std::mutex;
+    return *mutex;
+  }
+  static std::vector<Block>& kept() {
+    static auto* blocks = new std::vector<Block>;
+    return *blocks;
+  }
+  Block block_;
+};
+
+}  // namespace tmu_jax
+
+#endif  // TMU_JAX_MODELS_NATIVE_COMMON_H_
