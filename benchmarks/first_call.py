@@ -43,11 +43,11 @@ class FirstCall(NamedTuple):
     """A first call in a fresh process.
 
     Attributes:
-      compile_seconds: tracing, lowering and compiling, cache look-ups included.
+      compile_seconds: tracing, lowering and compiling (on Linux, our C++ too), cache look-ups included.
       call_seconds: the whole first call, compilation included.
       process_seconds: from the start of the process to its end.
-      peak_bytes: of the largest compiled program: arguments, outputs and temporaries; of a whole run: see
-        `most_held_bytes`. None where it is not known.
+      peak_bytes: of the largest compiled program: arguments, outputs and temporaries, our C++'s too; of a whole run:
+        see `most_held_bytes`. None where it is not known.
     """
 
     compile_seconds: float
@@ -76,6 +76,7 @@ def measure(case: Case, inputs: pathlib.Path, cache: pathlib.Path) -> FirstCall:
         (folder / "inputs.npz").symlink_to(inputs.resolve())
         paths = [str(root()), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(paths)}
+        environment["XDG_CACHE_HOME"] = str(cache)  # On Linux, where our C++ is kept when it has been compiled.
         start = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.first_call", name],
@@ -139,7 +140,12 @@ def recorded(programs: tuple[tuple[str, str], ...]) -> Iterator[list[Call]]:
 
 
 def peak_bytes(calls: list[Call]) -> int | None:
-    """Arguments, outputs and temporaries of the largest of these programs, in bytes; None where it is not known."""
+    """Arguments, outputs and temporaries of the largest of these programs, in bytes; None where it is not known.
+
+    And what functions of our own, which programs call, hold beside them after these calls.
+    """
+    from tmu_jax.models import native
+
     sizes = []
     for function, args, kwargs in {repr(call): call for call in calls}.values():
         stats = function.lower(*args, **kwargs).compile().memory_analysis()  # type: ignore[attr-defined]
@@ -150,7 +156,7 @@ def peak_bytes(calls: list[Call]) -> int | None:
                 + stats.temp_size_in_bytes
                 - stats.alias_size_in_bytes
             )
-    return max(sizes, default=None)
+    return max(sizes) + native.scratch_bytes() if sizes else None
 
 
 def most_held_bytes() -> int | None:

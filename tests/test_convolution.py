@@ -17,9 +17,6 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 def without_compiled_code(monkeypatch):
     """What a machine without a C++ compiler does; test_native.py has the rest."""
     monkeypatch.setattr(native, "is_available", lambda: False)
-    convolution._convolution.cache_clear()
-    yield
-    convolution._convolution.cache_clear()
 
 
 @pytest.fixture

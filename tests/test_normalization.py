@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tests.test_convolution import assert_close, normal
-from tmu_jax.models import native
+from tests.test_native import needs_compiler
+from tmu_jax.models import normalization
+from tmu_jax.models.convolution import conv_general_dilated
 from tmu_jax.models.normalization import BatchNorm
-
-needs_compiler = pytest.mark.skipif(not native.is_available(), reason="needs a C++ compiler")
 
 
 def variables(channels):
@@ -86,6 +86,49 @@ def test_against_float64():
     np.testing.assert_allclose(to_params["bias"], passed.sum(0), rtol=1e-4, atol=1e-3)
 
 
+@needs_compiler
+@pytest.mark.parametrize(("first", "mean"), [(0.0, 0.0), (100.0, 0.0), (0.0, 30.0)])
+def test_variance_of_numbers_far_from_zero_and_from_each_other(first, mean):
+    features = (mean + normal(0, 3000, 16)).at[0].set(mean + first)
+    variance = normalization._batch_norm(False, False, 1e-5)(features, jnp.zeros(16), jnp.ones(16), jnp.zeros(16))[2]
+    np.testing.assert_allclose(variance, np.asarray(features, np.float64).var(0), rtol=2e-5)
+
+
+@needs_compiler
+def test_what_is_not_a_number_stays_so():
+    features = normal(0, 64, 32).at[3, 5].set(jnp.nan)
+    out, new, _ = results(layers()[0], features, None, True, normal(1, 64, 32))
+    for found in (out, new["batch_stats"]["mean"], new["batch_stats"]["var"]):
+        assert jnp.isnan(found[..., 5]).all()
+        assert jnp.isfinite(jnp.delete(found, 5, -1)).all()
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("has_shortcut", [False, True])
+def test_for_another_platform_it_is_written_in_jax(relu, has_shortcut):
+    """Traced beside a CPU, run elsewhere: the same values and gradients."""
+    features, shortcut, cotangent = normal(0, 9, 5, 32), normal(1, 9, 5, 32), normal(2, 9, 5, 32)
+    given = variables(32)["params"]
+    scale, bias, shortcut = given["scale"], given["bias"], shortcut if has_shortcut else None
+    flags = relu, has_shortcut, 1e-5
+    out, mean, variance = normalization._forward(*flags, features, shortcut, scale, bias)
+    found = normalization._gradient(*flags, features, out, cotangent, scale, bias, mean, variance)
+    expected, _, (to_features, to_shortcut, to_params) = results(layers()[1], features, shortcut, relu, cotangent)
+    assert_close((out, *found[:3]), (expected, to_features, to_params["scale"], to_params["bias"]))
+    assert_close(found[3], to_shortcut if has_shortcut else jnp.zeros(32))
+    np.testing.assert_allclose(variance, np.asarray(features, np.float64).reshape(-1, 32).var(0), rtol=1e-5)
+
+
+@needs_compiler
+def test_a_program_for_cuda_holds_no_compiled_function():
+    def loss(features):
+        return layers()[0].apply(variables(32), features, relu=True, mutable=["batch_stats"])[0].sum()
+
+    traced = jax.jit(jax.grad(loss)).trace(normal(0, 4, 5, 32))
+    assert "tmu_jax" not in traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "tmu_jax" in traced.lower(lowering_platforms=("cpu",)).as_text()
+
+
 @pytest.mark.parametrize(
     ("channels", "options"),
     [(24, {}), (32, {"dtype": jnp.bfloat16}), (32, {"use_bias": False}), (32, {"use_running_average": True})],
@@ -98,6 +141,28 @@ def test_other_layers_are_those_of_flax(channels, options):
         ours, flax = (jax.jit(partial(layer.apply, mutable=["batch_stats"])) for layer in layers(**options))
         assert "batch_norm" not in ours.lower(given, features).as_text()
         assert_close(ours(given, features), flax(given, features), tolerance=0)
+
+
+def test_inside_shard_map_layers_are_those_of_flax():
+    """Arrays that differ from device to device: a compiled function would be refused by JAX's check of them."""
+    mesh = jax.make_mesh((1,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("devices")
+    features, kernel = normal(0, 4, 6, 6, 32), normal(1, 3, 3, 32, 32)
+    ours, flax = layers()
+
+    def model(layer, convolve):
+        def apply(features):
+            features = convolve(features, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            return layer.apply(variables(32), features, mutable=["batch_stats"])[0]
+
+        return jax.jit(jax.shard_map(apply, mesh=mesh, in_specs=spec, out_specs=spec))
+
+    assert_close(model(ours, conv_general_dilated)(features), model(flax, jax.lax.conv_general_dilated)(features))
+
+
+def test_whether_it_trains_must_be_said():
+    with pytest.raises(ValueError, match="use_running_average"):
+        BatchNorm().init(jax.random.key(0), normal(0, 4, 32))
 
 
 @pytest.mark.parametrize("channels", [24, 32])

@@ -30,7 +30,10 @@ _KERNEL_TRANSFORM = np.kron(_KERNEL_ROWS, _KERNEL_ROWS)
 
 
 class Geometry(NamedTuple):
-    """All of a convolution but its arrays; hashable, so that one set of compiled functions serves equal layers."""
+    """All of a convolution but its arrays; hashable, so that one set of compiled functions serves equal layers.
+
+    `is_compiled` says that on a CPU it is left to `native`, not to these products.
+    """
 
     size: tuple[int, int]
     channels: int
@@ -40,6 +43,7 @@ class Geometry(NamedTuple):
     padding: tuple[tuple[int, int], tuple[int, int]]
     precision: Any
     chunk_floats: int
+    is_compiled: bool
 
     @property
     def out_size(self) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import logging
 import os
 import pathlib
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ _FUNCTIONS = {
 }
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-shared", "-fPIC", "-w")
 _logger = logging.getLogger("tmu_jax")
+_loaded: list[ctypes.CDLL] = []
 
 
 def describe() -> str:
@@ -39,9 +41,22 @@ def describe() -> str:
     return "compiled C++" if is_available() else "XLA"
 
 
-def is_used() -> bool:
-    """Whether what is traced now takes compiled functions: where programs are for a CPU, if they can be had."""
-    return jax.default_backend() == "cpu" and is_available()
+def scratch_bytes() -> int:
+    """Memory that compiled functions keep for their next call, the most that they have needed in this process."""
+    total = 0
+    for library in _loaded:
+        library.tmu_jax_scratch_bytes.restype = ctypes.c_int64
+        total += library.tmu_jax_scratch_bytes()
+    return total
+
+
+def is_used(*arrays: jax.Array) -> bool:
+    """Whether what is traced now for these arrays takes compiled functions: for a CPU, if they can be had.
+
+    Arrays that differ from device to device inside `jax.shard_map` do not.
+    """
+    is_manual = any(jax.typeof(array).manual_axis_type.varying for array in arrays)
+    return jax.default_backend() == "cpu" and not is_manual and is_available()
 
 
 def call(function: str, shapes: Any, **attributes: int | float | bool) -> Callable[..., Any]:
@@ -57,8 +72,13 @@ def call(function: str, shapes: Any, **attributes: int | float | bool) -> Callab
     """
     results = jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape, np.float32), shapes, is_leaf=_is_shape)
     target = jax.ffi.ffi_call(f"{_prefix()}_{function}", results, vmap_method="sequential")
-    kinds = {bool: np.bool_, int: np.int64, float: np.float32}
-    return functools.partial(target, **{name: kinds[type(value)](value) for name, value in attributes.items()})
+    return functools.partial(target, **{name: _attribute(value) for name, value in attributes.items()})
+
+
+def _attribute(value: int | float | bool) -> np.bool_ | np.int64 | np.float32:
+    if isinstance(value, bool):
+        return np.bool_(value)
+    return np.int64(value) if isinstance(value, int) else np.float32(value)
 
 
 def _is_shape(value: Any) -> bool:
@@ -72,8 +92,13 @@ def is_available() -> bool:
         return False
     try:
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            libraries = [ctypes.CDLL(str(path)) for path in pool.map(_build, _FUNCTIONS)]
-    except (OSError, subprocess.SubprocessError) as error:
+            _loaded[:] = [ctypes.CDLL(str(path)) for path in pool.map(_build, _FUNCTIONS)]
+        functions = {
+            name: jax.ffi.pycapsule(getattr(library, f"tmu_jax_{name}"))
+            for library, names in zip(_loaded, _FUNCTIONS.values(), strict=True)
+            for name in names
+        }
+    except (OSError, AttributeError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         _logger.warning(
             "Convolutions and batch norm could not be compiled for this CPU; XLA's take their place, and training about"
@@ -82,17 +107,15 @@ def is_available() -> bool:
             reason.strip()[-1000:],
         )
         return False
-    for library, functions in zip(libraries, _FUNCTIONS.values(), strict=True):
-        for function in functions:
-            capsule = jax.ffi.pycapsule(getattr(library, f"tmu_jax_{function}"))
-            jax.ffi.register_ffi_target(f"{_prefix()}_{function}", capsule, platform="cpu")
+    for name, capsule in functions.items():
+        jax.ffi.register_ffi_target(f"{_prefix()}_{name}", capsule, platform="cpu")
     return True
 
 
 @functools.cache
 def _prefix() -> str:
     # Another version of the source is another function to the compilation cache.
-    sources = b"".join((_FOLDER / name).read_bytes() for name in ("common.h", *_FUNCTIONS))
+    sources = b"".join(path.read_bytes() for path in sorted([*_FOLDER.glob("*.h"), *_FOLDER.glob("*.cc")]))
     return f"tmu_jax_{hashlib.sha256(sources).hexdigest()[:12]}"
 
 
@@ -104,7 +127,7 @@ def _build(source: str) -> pathlib.Path:
     if compiler is None:
         raise FileNotFoundError("none of c++, g++ and clang++ was found")
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    command = [*compiler.split(), *_FLAGS, native]
+    command = [*shlex.split(compiler), *_FLAGS, native]
     key = [*command, _version(compiler), importlib.metadata.version("jaxlib"), sys.platform, _processor(), _prefix()]
     folder = pathlib.Path(pooch.os_cache("tmu_jax")) / "native"
     name = f"{pathlib.Path(source).stem}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so"
@@ -120,7 +143,7 @@ def _build(source: str) -> pathlib.Path:
 
 
 def _version(compiler: str) -> str:
-    done = subprocess.run([*compiler.split(), "--version"], check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*shlex.split(compiler), "--version"], check=True, capture_output=True, text=True, timeout=60)
     return done.stdout
 
 

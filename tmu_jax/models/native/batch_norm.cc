@@ -24,15 +24,14 @@ struct Shape {
 // not depend on which thread takes which.
 template <typename Task>
 void ForRuns(ffi::ThreadPool& pool, const Shape& shape, int64_t rows_together, const Task& task) {
-  ParallelFor(pool, CeilDiv(shape.rows, rows_together), [&](int64_t run) {
-    task(run * rows_together, std::min((run + 1) * rows_together, shape.rows), run);
-  });
+  ParallelFor(pool, CeilDiv(shape.rows, rows_together),
+              [&](int64_t run) { task(run * rows_together, std::min((run + 1) * rows_together, shape.rows), run); });
 }
 
 int64_t RowsTogether(const Shape& shape) { return std::max<int64_t>(1, (1 << 14) / shape.channels); }
 
-// Sums of two functions of the features over all rows. `terms(at, channel, first, second)` adds the terms of one row and
-// a vector of channels; the sums of runs are added in float64.
+// Sums of two functions of the features over all rows. `terms(at, channel, first, second)` adds the terms of one row
+// and a vector of channels; the sums of runs are added in float64.
 template <typename Terms>
 void SumRows(ffi::ThreadPool& pool, const Shape& shape, const Terms& terms, double* first_sums, double* second_sums) {
   constexpr int kTogether = 4;  // Vectors of channels in one pass over a run.
@@ -79,18 +78,23 @@ struct Channels {
   }
 };
 
-inline Vector Relu(Vector value) { return value > 0.0f ? value : Vector{}; }
+inline Vector Relu(Vector value) { return value <= 0.0f ? Vector{} : value; }  // A NaN stays one.
 
 template <bool kRelu, bool kShortcut>
-void Forward(ffi::ThreadPool& pool, const Shape& shape, const float* features, const float* shortcut, const float* scale,
-             const float* bias, float epsilon, float* out, float* mean, float* variance) {
+void Forward(ffi::ThreadPool& pool, const Shape& shape, const float* features, const float* shortcut,
+             const float* scale, const float* bias, float epsilon, float* out, float* mean, float* variance) {
   std::vector<double> sums(2 * shape.channels);
   double *of_values = sums.data(), *of_squares = of_values + shape.channels;
-  // Distances from the first row: squares of the numbers themselves would cancel where their mean is far from zero.
+  // Distances from about the mean: squares of the numbers themselves would cancel where their mean is far from zero.
+  constexpr int64_t kSamples = 32;
+  std::vector<float> about(shape.channels);
+  for (int64_t sample = 0; sample < kSamples; ++sample)
+    for (int64_t channel = 0; channel < shape.channels; ++channel)
+      about[channel] += features[shape.rows * sample / kSamples * shape.channels + channel] / kSamples;
   SumRows(
       pool, shape,
       [&](int64_t at, int64_t channel, Vector& sum, Vector& squares) {
-        const Vector value = Load(features + at) - Load(features + channel);
+        const Vector value = Load(features + at) - Load(about.data() + channel);
         sum += value;
         squares += value * value;
       },
@@ -98,8 +102,9 @@ void Forward(ffi::ThreadPool& pool, const Shape& shape, const float* features, c
   std::vector<float> factor(shape.channels);
   for (int64_t channel = 0; channel < shape.channels; ++channel) {
     const double average = of_values[channel] / shape.rows;
-    mean[channel] = features[channel] + average;
-    variance[channel] = std::max(0.0, of_squares[channel] / shape.rows - average * average);
+    mean[channel] = about[channel] + average;
+    variance[channel] =
+        std::max(of_squares[channel] / shape.rows - average * average, 0.0);  // In this order it keeps a NaN.
     factor[channel] = scale[channel] / std::sqrt(variance[channel] + epsilon);
   }
   const Channels channels{mean, factor.data(), bias};
@@ -116,9 +121,10 @@ void Forward(ffi::ThreadPool& pool, const Shape& shape, const float* features, c
 
 // `out` is the forward pass's result, read only where a shortcut was added: it tells where ReLU let values pass.
 template <bool kRelu, bool kShortcut>
-void Gradient(ffi::ThreadPool& pool, const Shape& shape, const float* features, const float* out, const float* cotangent,
-              const float* scale, const float* bias, const float* mean, const float* variance, float epsilon,
-              float* to_features, float* to_scale, float* to_bias, float* to_shortcut) {
+void Gradient(ffi::ThreadPool& pool, const Shape& shape, const float* features, const float* out,
+              const float* cotangent, const float* scale, const float* bias, const float* mean, const float* variance,
+              float epsilon, float* to_features, float* to_scale, float* to_bias, float* to_shortcut) {
+  if (!kShortcut) std::fill(to_shortcut, to_shortcut + shape.channels, 0.0f);
   std::vector<float> factor(shape.channels), offset(shape.channels), slope(shape.channels);
   for (int64_t channel = 0; channel < shape.channels; ++channel)
     factor[channel] = scale[channel] / std::sqrt(variance[channel] + epsilon);
@@ -152,8 +158,8 @@ void Gradient(ffi::ThreadPool& pool, const Shape& shape, const float* features, 
         const int64_t at = row * shape.channels + channel;
         const Vector value = passed(at, channel), centered = Load(features + at) - Load(mean + channel);
         if (kShortcut) Store(to_shortcut + at, value);
-        Store(to_features + at,
-              Load(factor.data() + channel) * (value - Load(offset.data() + channel) - centered * Load(slope.data() + channel)));
+        Store(to_features + at, Load(factor.data() + channel) *
+                                    (value - Load(offset.data() + channel) - centered * Load(slope.data() + channel)));
       }
   });
 }
@@ -182,10 +188,21 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
                Data(mean), Data(variance));
       return ffi::Error::Success();
     },
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>().Ret<Array>().Ret<Array>()
-        .Ret<Array>().Attr<bool>("relu").Attr<bool>("has_shortcut").Attr<float>("epsilon"));
+    ffi::Ffi::Bind()
+        .Ctx<ffi::ThreadPool>()
+        .Arg<Array>()
+        .Arg<Array>()
+        .Arg<Array>()
+        .Arg<Array>()
+        .Ret<Array>()
+        .Ret<Array>()
+        .Ret<Array>()
+        .Attr<bool>("relu")
+        .Attr<bool>("has_shortcut")
+        .Attr<float>("epsilon"));
 
-// (features, out, cotangent, scale, bias, mean, variance) -> (to features, to scale, to bias, to shortcut).
+// (features, out, cotangent, scale, bias, mean, variance) -> (to features, to scale, to bias, to shortcut: zeros
+// [channels] where there was none).
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     tmu_jax_batch_norm_gradient,
     [](ffi::ThreadPool pool, Array features, Array out, Array cotangent, Array scale, Array bias, Array mean,
@@ -197,8 +214,23 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
                Data(variance), epsilon, Data(to_features), Data(to_scale), Data(to_bias), Data(to_shortcut));
       return ffi::Error::Success();
     },
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
-        .Arg<Array>().Ret<Array>().Ret<Array>().Ret<Array>().Ret<Array>().Attr<bool>("relu").Attr<bool>("has_shortcut")
+    ffi::Ffi::Bind()
+        .Ctx<ffi::ThreadPool>()
+        .Arg<Array>()
+        .Arg<Array>()
+        .Arg<Array>()
+        .Arg<Array>()
+        .Arg<Array>()
+        .Arg<Array>()
+        .Arg<Array>()
+        .Ret<Array>()
+        .Ret<Array>()
+        .Ret<Array>()
+        .Ret<Array>()
+        .Attr<bool>("relu")
+        .Attr<bool>("has_shortcut")
         .Attr<float>("epsilon"));
+
+extern "C" int64_t tmu_jax_scratch_bytes() { return Scratch::all_bytes(); }
 
 }  // namespace tmu_jax

@@ -21,6 +21,7 @@
 #include "xla/ffi/api/ffi.h"
 
 namespace tmu_jax {
+namespace {
 
 namespace ffi = xla::ffi;
 
@@ -38,12 +39,21 @@ constexpr int kLanes = 4, kRows = 4;
 constexpr int kPanel = 2 * kLanes;
 
 typedef float Vector __attribute__((vector_size(4 * kLanes)));
-typedef float Unaligned __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
-typedef float Short __attribute__((vector_size(16), aligned(4), may_alias));
+typedef float Short __attribute__((vector_size(16)));
 
-inline Vector Load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
-inline void Store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
-// A store to aligned memory that is not read again soon, past the caches. Call Fence() after the last one.
+// By memcpy, for `from` and `to` need not be aligned.
+template <typename Type = Vector>
+inline Type Load(const float* from) {
+  Type value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+template <typename Type>
+inline void Store(float* to, Type value) {
+  std::memcpy(to, &value, sizeof value);
+}
+
+// A store to aligned memory, past the caches: for what is larger than they are. Call Fence() after the last one.
 inline void StoreAround(float* to, Vector value) {
 #if defined(__AVX512F__)
   _mm512_stream_ps(to, value);
@@ -59,17 +69,14 @@ inline void Fence() {
 #endif
 }
 
-inline Short& AsShort(float* at) { return *reinterpret_cast<Short*>(at); }
-inline const Short& AsShort(const float* at) { return *reinterpret_cast<const Short*>(at); }
-
 // Copies by vectors, the last one overlapping the one before it: most runs are too short for memcpy to pay.
 inline void Copy(float* to, const float* from, int64_t count) {
   if (count >= kLanes) {
     for (int64_t i = 0; i + kLanes <= count; i += kLanes) Store(to + i, Load(from + i));
     Store(to + count - kLanes, Load(from + count - kLanes));
   } else if (count >= 4) {
-    for (int64_t i = 0; i + 4 <= count; i += 4) AsShort(to + i) = AsShort(from + i);
-    AsShort(to + count - 4) = AsShort(from + count - 4);
+    for (int64_t i = 0; i + 4 <= count; i += 4) Store(to + i, Load<Short>(from + i));
+    Store(to + count - 4, Load<Short>(from + count - 4));
   } else {
     for (int64_t i = 0; i < count; ++i) to[i] = from[i];
   }
@@ -100,7 +107,8 @@ void ParallelFor(ffi::ThreadPool& pool, int64_t count, const Task& task) {
   while (progress->done.load(std::memory_order_acquire) < count) std::this_thread::yield();
 }
 
-// Memory that is kept for the next call: the first touch of a fresh page costs more than what is computed there.
+// Memory that is kept for the next call, for as long as the process lives: the first touch of a fresh page costs more
+// than what is computed there.
 class Scratch {
  public:
   explicit Scratch(int64_t floats) {
@@ -118,6 +126,7 @@ class Scratch {
     }
     block_ = {static_cast<float*>(std::aligned_alloc(4096, bytes)), bytes};
     if (block_.data == nullptr) std::abort();  // As XLA does.
+    all_bytes() += bytes;
   }
   ~Scratch() {
     std::lock_guard<std::mutex> lock(mutex());
@@ -126,6 +135,11 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   float* data() const { return block_.data; }
+  // Of all memory that was ever asked for: none is given back.
+  static std::atomic<int64_t>& all_bytes() {
+    static std::atomic<int64_t> bytes{0};
+    return bytes;
+  }
 
  private:
   struct Block {
@@ -144,6 +158,7 @@ class Scratch {
   Block block_;
 };
 
+}  // namespace
 }  // namespace tmu_jax
 
 #endif  // TMU_JAX_MODELS_NATIVE_COMMON_H_
