@@ -2,7 +2,7 @@
 
 A C++ compiler is needed, as for `torch.compile` on a CPU. The first use compiles them (some seconds, once: what is
 compiled is kept in the user's cache folder); where that cannot be done a warning is logged, convolutions are XLA's
-matrix products (`products.py`) and batch norm is Flax's, and training takes about twice as long. TMU_JAX_NATIVE=0
+matrix products (`products.py`) and batch norm is Flax's, and training takes up to twice as long. TMU_JAX_NATIVE=0
 chooses those: a program with compiled functions runs on a CPU alone, and only where they are registered.
 """
 
@@ -101,7 +101,7 @@ def is_available() -> bool:
     except (OSError, AttributeError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         _logger.warning(
-            "Convolutions and batch norm could not be compiled for this CPU; XLA's take their place, and training about"
+            "Convolutions and batch norm could not be compiled for this CPU; XLA's take their place, and training up to"
             " twice as long. Install a C++ compiler (g++ or clang++; CXX names another), or set TMU_JAX_NATIVE=0 to be"
             " told no more: %s",
             reason.strip()[-1000:],
