@@ -10,6 +10,16 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from tmu_jax import neighbors
+from tmu_jax.models import native
+
+
+@pytest.fixture(autouse=True, params=["compiled", "by products"])
+def candidates(request, monkeypatch):
+    """Both ways to candidates: compiled code, and XLA's products, as on a machine without a C++ compiler."""
+    if request.param == "by products":
+        monkeypatch.setattr(native, "is_available", lambda: False)
+    elif not native.is_available():
+        pytest.skip("needs a C++ compiler")
 
 
 def brute_force(queries, bank, k):
@@ -30,7 +40,14 @@ def normalised(rng, rows, columns, norm=1.0):
 
 @pytest.mark.parametrize(
     ("num_queries", "num_bank", "columns", "k", "block_size"),
-    [(37, 1003, 17, 5, 8), (50, 700, 64, 1, None), (5, 33, 3, 33, 2), (1, 1, 1, 1, None), (13, 4000, 8, 40, 13)],
+    [
+        (37, 1003, 17, 5, 8),
+        (50, 700, 64, 1, None),
+        (5, 33, 3, 33, 2),
+        (1, 1, 1, 1, None),
+        (13, 4000, 8, 40, 13),
+        (19, 4003, 700, 5, None),
+    ],
 )
 def test_equals_sklearn(num_queries, num_bank, columns, k, block_size):
     rng = np.random.default_rng(num_bank)
@@ -128,7 +145,7 @@ def test_block_size_changes_no_result_and_bounds_the_block():
     for block_size in (1, 29):
         blockwise = neighbors.nearest_distances(queries, bank, block_size=block_size)
         np.testing.assert_allclose(blockwise, whole, rtol=1e-5)
-    nearest = functools.partial(neighbors._nearest, k=5, block=3)
+    nearest = functools.partial(neighbors._nearest, k=5, block=3, compiled=False)
     program = jax.make_jaxpr(nearest)(queries, np.zeros(30, np.int32), bank, np.zeros(300, np.int32))
     assert "f32[3,300]" in str(program)
     assert "f32[30,300]" not in str(program)

@@ -1,4 +1,4 @@
-"""Convolutions and batch norm in C++, compiled for the machine they run on and called by XLA.
+"""Convolutions, batch norm and nearest rows in C++, compiled for the machine they run on and called by XLA.
 
 A C++ compiler is needed, as for `torch.compile` on a CPU. The first use compiles them (some seconds, once: what is
 compiled is kept in the user's cache folder); where that cannot be done a warning is logged, convolutions are XLA's
@@ -30,6 +30,7 @@ _FOLDER = pathlib.Path(__file__).parent
 _FUNCTIONS = {
     "convolution.cc": ("forward", "input_gradient", "weight_gradient"),
     "batch_norm.cc": ("batch_norm", "batch_norm_gradient"),
+    "neighbors.cc": ("nearest_rows",),
 }
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-shared", "-fPIC", "-w")
 _logger = logging.getLogger("tmu_jax")
@@ -59,18 +60,23 @@ def is_used(*arrays: jax.Array) -> bool:
     return jax.default_backend() == "cpu" and not is_manual and is_available()
 
 
-def call(function: str, shapes: Any, **attributes: int | float | bool) -> Callable[..., Any]:
+def call(function: str, shapes: Any, dtypes: Any = np.float32, **attributes: int | float | bool) -> Callable[..., Any]:
     """One of the compiled functions; needs `is_available()`.
 
     Args:
         function: "forward" of (images, kernel), "input_gradient" of (cotangent, kernel), "weight_gradient" of (images,
             cotangent), with the attributes stride, top and left (rows and columns of zeros before the images); images
             are float32[n, height, width, channels], kernels float32[window, window, channels, features]. "batch_norm"
-            and "batch_norm_gradient" as batch_norm.cc describes them.
-        shapes: of the float32 result, or a list of them.
+            and "batch_norm_gradient" as batch_norm.cc describes them, "nearest_rows" as neighbors.cc does.
+        shapes: of the result, or a list of them.
+        dtypes: of the result, or a list of them.
         **attributes: what the function takes beside arrays.
     """
-    results = jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape, np.float32), shapes, is_leaf=_is_shape)
+    if isinstance(shapes, list):
+        kinds = dtypes if isinstance(dtypes, list) else [dtypes] * len(shapes)
+        results: Any = [jax.ShapeDtypeStruct(*pair) for pair in zip(shapes, kinds, strict=True)]
+    else:
+        results = jax.ShapeDtypeStruct(shapes, dtypes)
     target = jax.ffi.ffi_call(f"{_prefix()}_{function}", results, vmap_method="sequential")
     return functools.partial(target, **{name: _attribute(value) for name, value in attributes.items()})
 
@@ -79,10 +85,6 @@ def _attribute(value: int | float | bool) -> np.bool_ | np.int64 | np.float32:
     if isinstance(value, bool):
         return np.bool_(value)
     return np.int64(value) if isinstance(value, int) else np.float32(value)
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple)
 
 
 @functools.cache
