@@ -2,8 +2,8 @@
 
 A C++ compiler is needed, as for `torch.compile` on a CPU. The first use compiles them (some seconds, once: what is
 compiled is kept in the user's cache folder); where that cannot be done a warning is logged, convolutions are XLA's
-matrix products (`products.py`) and batch norm is Flax's, and training takes up to twice as long. TMU_JAX_NATIVE=0
-chooses those: a program with compiled functions runs on a CPU alone, and only where they are registered.
+matrix products (`products.py`), batch norm is Flax's, and training takes up to twice as long. TMU_JAX_NATIVE=0 chooses
+those: a program with compiled functions runs on a CPU alone, and only where they are registered.
 """
 
 import concurrent.futures
