@@ -189,9 +189,9 @@ def _convolution(geometry: products.Geometry) -> Callable[[Array, Array], Array]
         kernel = jax.ShapeDtypeStruct(products.kernel_shape(geometry), images.dtype)
         return jax.linear_transpose(lambda kernel: library(images, kernel), kernel)(cotangent)[0]
 
-    forward = _mapped(_forward(geometry), library, shared=1)
-    input_gradient = _mapped(_input_gradient(geometry), library_input_gradient, shared=1)
-    weight_gradient = _mapped(_weight_gradient(geometry), library_weight_gradient, shared=None)
+    forward = _mapped(_on_cpu("forward", geometry), library, shared=1)
+    input_gradient = _mapped(_on_cpu("input_gradient", geometry), library_input_gradient, shared=1)
+    weight_gradient = _mapped(_on_cpu("weight_gradient", geometry), library_weight_gradient, shared=None)
 
     @jax.custom_vjp
     def convolution(images: Array, kernel: Array) -> Array:
@@ -208,38 +208,24 @@ def _convolution(geometry: products.Geometry) -> Callable[[Array, Array], Array]
     return convolution
 
 
-def _call(function: str, shape: tuple[int, ...], geometry: products.Geometry) -> Callable[[Array, Array], Array]:
+def _on_cpu(function: str, geometry: products.Geometry) -> Callable[[Array, Array], Array]:
+    """What computes this function of a convolution: compiled code or products, which share its name."""
+    if not geometry.is_compiled:
+        return functools.partial(getattr(products, function), geometry=geometry)
     (top, _), (left, _) = geometry.padding
-    return native.call(function, shape, stride=geometry.stride, top=top, left=left)
+    of_images = {
+        "forward": (*geometry.out_size, geometry.features),
+        "input_gradient": (*geometry.size, geometry.channels),
+    }
 
+    def call(first: Array, second: Array) -> Array:
+        if function in of_images:
+            shape: tuple[int, ...] = (first.shape[0], *of_images[function])
+        else:
+            shape = products.kernel_shape(geometry)
+        return native.call(function, shape, stride=geometry.stride, top=top, left=left)(first, second)
 
-def _forward(geometry: products.Geometry) -> Callable[[Array, Array], Array]:
-    def forward(images: Array, kernel: Array) -> Array:
-        if geometry.is_compiled:
-            shape = (images.shape[0], *geometry.out_size, geometry.features)
-            return _call("forward", shape, geometry)(images, kernel)
-        return products.forward(images, kernel, geometry=geometry)
-
-    return forward
-
-
-def _input_gradient(geometry: products.Geometry) -> Callable[[Array, Array], Array]:
-    def input_gradient(cotangent: Array, kernel: Array) -> Array:
-        if geometry.is_compiled:
-            shape = (cotangent.shape[0], *geometry.size, geometry.channels)
-            return _call("input_gradient", shape, geometry)(cotangent, kernel)
-        return products.input_gradient(cotangent, kernel, geometry=geometry)
-
-    return input_gradient
-
-
-def _weight_gradient(geometry: products.Geometry) -> Callable[[Array, Array], Array]:
-    def weight_gradient(images: Array, cotangent: Array) -> Array:
-        if geometry.is_compiled:
-            return _call("weight_gradient", products.kernel_shape(geometry), geometry)(images, cotangent)
-        return products.weight_gradient(images, cotangent, geometry=geometry)
-
-    return weight_gradient
+    return call
 
 
 def _mapped(
