@@ -149,6 +149,7 @@ def test_products_give_the_same(monkeypatch):
 def anew(monkeypatch, tmp_path):
     """As in a new process of a user whose cache folder is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TMU_JAX_NATIVE", raising=False)
     monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *args, **options: None)
     native.is_available.cache_clear()
     yield tmp_path
