@@ -19,9 +19,8 @@ from tmu_jax.models.convolution import conv_general_dilated
 
 compilers = [os.environ.get("CXX"), *map(shutil.which, ("c++", "g++", "clang++"))]
 # Not by `native.is_available()`: code that does not compile must fail, not be skipped.
-needs_compiler = pytest.mark.skipif(
-    not any(compilers) or os.environ.get("TMU_JAX_NATIVE") == "0", reason="needs a C++ compiler"
-)
+HAS_COMPILER = any(compilers) and os.environ.get("TMU_JAX_NATIVE") != "0"
+needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="needs a C++ compiler")
 
 
 def three(convolve, stride, padding, images, kernel):

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
+from tests.test_native import needs_compiler
 from tmu_jax import neighbors
 from tmu_jax.models import native
 
 
-@pytest.fixture(autouse=True, params=["compiled", "by products"])
+@pytest.fixture(autouse=True, params=[pytest.param("compiled", marks=needs_compiler), "by products"])
 def candidates(request, monkeypatch):
     """Both ways to candidates: compiled code, and XLA's products, as on a machine without a C++ compiler."""
-    if request.param == "by products":
+    if request.param == "compiled":
+        assert native.is_used()
+    else:
         monkeypatch.setattr(native, "is_available", lambda: False)
-    elif not native.is_available():
-        pytest.skip("needs a C++ compiler")
 
 
 def brute_force(queries, bank, k):
