@@ -1,9 +1,9 @@
 // Convolutions on a CPU: forward, input gradient and weight gradient, called by XLA through its foreign function
 // interface (https://docs.jax.dev/en/latest/ffi.html). `__init__.py` compiles this file for the machine it runs on.
 //
-// 3x3 kernels of stride 1 take Winograd's algorithm (winograd.h), all others, and few channels, products of patches
-// (patches.h). A block of tiles or patches stays in one core's cache from its first transform to its last, which XLA's
-// own operations cannot do.
+// 3x3 kernels of stride 1 and 2 take Winograd's algorithm (winograd.h), all others, and few channels, products of
+// patches (patches.h). A block of tiles or patches stays in one core's cache from its first transform to its last,
+// which XLA's own operations cannot do.
 //
 // Images are [n, height, width, channels], kernels [window, window, channels, features], all float32 and row-major.
 
@@ -16,23 +16,31 @@ namespace tmu_jax {
 namespace {
 
 void Forward(ffi::ThreadPool& pool, const Geometry& g, const float* images, const float* kernel, float* out) {
-  if (g.TakesWinograd()) {
-    WinogradForward(pool, g, images, kernel, false, out);
-  } else {
+  if (!TakesWinograd(g)) {
     PatchesForward(pool, g, images, kernel, out);
+  } else {
+    (g.stride == 1 ? WinogradForward<Stride1> : WinogradForward<Stride2>)(pool, g, images, kernel, false, out);
   }
 }
 
 void InputGradient(ffi::ThreadPool& pool, const Geometry& g, const float* cotangent, const float* kernel, float* out) {
-  if (g.TakesWinograd()) {
-    WinogradForward(pool, g.Backwards(), cotangent, kernel, true, out);
-  } else {
+  if (!TakesWinograd(g)) {
     (g.channels <= 4 ? FewChannelsInputGradient : PatchesInputGradient)(pool, g, cotangent, kernel, out);
+  } else if (g.stride == 1) {
+    WinogradForward<Stride1>(pool, g.Backwards(2 - g.top, 2 - g.left), cotangent, kernel, true, out);
+  } else {
+    const auto gradient = g.top % 2 ? WinogradForward<Stride2Gradient<true>> : WinogradForward<Stride2Gradient<false>>;
+    gradient(pool, g.Backwards(1 - (g.top + 1) / 2, 1 - (g.left + 1) / 2), cotangent, kernel, true, out);
   }
 }
 
 void WeightGradient(ffi::ThreadPool& pool, const Geometry& g, const float* images, const float* cotangent, float* out) {
-  (g.TakesWinograd() ? WinogradWeightGradient : PatchesWeightGradient)(pool, g, images, cotangent, out);
+  if (!TakesWinograd(g)) {
+    PatchesWeightGradient(pool, g, images, cotangent, out);
+  } else {
+    const auto gradient = g.stride == 1 ? WinogradWeightGradient<Stride1, 2> : WinogradWeightGradient<Stride2, 1>;
+    gradient(pool, g, images, cotangent, out);
+  }
 }
 
 using Array = ffi::Buffer<ffi::F32, 4>;

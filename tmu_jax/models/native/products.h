@@ -14,11 +14,9 @@ namespace {
 struct Geometry {
   int64_t images, height, width, channels, out_height, out_width, features, window, stride, top, left;
 
-  bool TakesWinograd() const { return window == 3 && stride == 1 && channels % kPanel == 0 && features % kPanel == 0; }
-  // The convolution that maps gradients of outputs to gradients of inputs; of stride 1 only.
-  Geometry Backwards() const {
-    return {images,   out_height, out_width, features,         height,           width,
-            channels, window,     1,         window - 1 - top, window - 1 - left};
+  // What maps gradients of outputs to gradients of inputs, with these rows and columns of zeros before them.
+  Geometry Backwards(int64_t top, int64_t left) const {
+    return {images, out_height, out_width, features, height, width, channels, window, 1, top, left};
   }
 };
 

@@ -1,4 +1,5 @@
-// Winograd's F(4x4, 3x3): 36 products of transformed tiles, four times fewer multiplications than the direct algorithm.
+// Winograd's F(4x4, 3x3) for strides 1 and 2: products of transformed tiles, with fewer multiplications than the direct
+// algorithm has: 36 for 144 with stride 1, 81 with stride 2.
 //
 // References:
 //   Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308 (2015), section 4.
@@ -14,62 +15,167 @@
 namespace tmu_jax {
 namespace {
 
-// By the points 0, +-a, +-b and infinity. a = 1/sqrt(2) and b = sqrt(2) keep the constants near 1: the error is then a
-// few times the direct algorithm's.
-constexpr int kTile = 4, kInputs = 6, kPositions = 36;
-constexpr float kA = 0.70710678f, kB = 1.41421356f;
-constexpr float kA2 = 0.5f, kB2 = 2.0f, kA3 = kA2 * kA, kB3 = kB2 * kB;
-constexpr float kScaleA = 1 / (2 * kA2 * (kA2 - kB2)),
-                kScaleB = 1 / (2 * kB2 * (kB2 - kA2));  // at 0: 1 / (a^2 b^2) = 1
+// What a scheme does along one axis, in the terms of the paper's equation 12: `Input` is B^T, `Kernel` G, `Output` A^T.
+// Tiles take kInputs pixels, kStep apart, to kPoints points and those to kOutputs results. `Weight` is the point of the
+// transformed kernel, one of kWeights, that a tile's point is multiplied with.
+constexpr int kWeights = 6;
 
-// B^T, G, A^T of the paper's equation 12 and the transposes of the last two.
-inline void TransformInput(const Vector d[6], Vector out[6]) {
-  Vector even = d[4] - kB2 * d[2], odd = d[3] - kB2 * d[1];
-  out[0] = d[0] - (kA2 + kB2) * d[2] + d[4];
-  out[1] = even + kA * odd;
-  out[2] = even - kA * odd;
-  even = d[4] - kA2 * d[2], odd = d[3] - kA2 * d[1];
-  out[3] = even + kB * odd;
-  out[4] = even - kB * odd;
-  out[5] = d[1] - (kA2 + kB2) * d[3] + d[5];
-}
-
-inline void TransformKernel(const Vector g[3], Vector out[6]) {
-  Vector even = kScaleA * (g[0] + kA2 * g[2]), odd = (kScaleA * kA) * g[1];
-  out[0] = g[0];
-  out[1] = even + odd;
-  out[2] = even - odd;
-  even = kScaleB * (g[0] + kB2 * g[2]), odd = (kScaleB * kB) * g[1];
-  out[3] = even + odd;
-  out[4] = even - odd;
-  out[5] = g[2];
-}
-
-inline void TransformKernelTransposed(const Vector u[6], Vector out[3]) {
-  const Vector even_a = kScaleA * (u[1] + u[2]), even_b = kScaleB * (u[3] + u[4]);
-  out[0] = u[0] + even_a + even_b;
-  out[1] = (kScaleA * kA) * (u[1] - u[2]) + (kScaleB * kB) * (u[3] - u[4]);
-  out[2] = kA2 * even_a + kB2 * even_b + u[5];
-}
-
-inline void TransformOutput(const Vector m[6], Vector out[4]) {
-  const Vector even_a = m[1] + m[2], odd_a = m[1] - m[2], even_b = m[3] + m[4], odd_b = m[3] - m[4];
-  out[0] = m[0] + even_a + even_b;
+// What the points +-a and +-b give to the results of F(4, .), and its transpose.
+template <typename Scheme>
+inline void OutputOfPairs(const Vector m[4], Vector out[4]) {
+  constexpr float kA = Scheme::kA, kB = Scheme::kB, kA2 = Scheme::kA2, kB2 = Scheme::kB2;
+  const Vector even_a = m[0] + m[1], odd_a = m[0] - m[1], even_b = m[2] + m[3], odd_b = m[2] - m[3];
+  out[0] = even_a + even_b;
   out[1] = kA * odd_a + kB * odd_b;
   out[2] = kA2 * even_a + kB2 * even_b;
-  out[3] = kA3 * odd_a + kB3 * odd_b + m[5];
+  out[3] = (kA2 * kA) * odd_a + (kB2 * kB) * odd_b;
 }
 
-inline void TransformOutputTransposed(const Vector y[4], Vector out[6]) {
+template <typename Scheme>
+inline void PairsOfOutput(const Vector y[4], Vector out[4]) {
+  constexpr float kA = Scheme::kA, kB = Scheme::kB, kA2 = Scheme::kA2, kB2 = Scheme::kB2;
   Vector even = y[0] + kA2 * y[2], odd = y[1] + kA2 * y[3];
-  out[0] = y[0];
-  out[1] = even + kA * odd;
-  out[2] = even - kA * odd;
+  out[0] = even + kA * odd;
+  out[1] = even - kA * odd;
   even = y[0] + kB2 * y[2], odd = y[1] + kB2 * y[3];
-  out[3] = even + kB * odd;
-  out[4] = even - kB * odd;
-  out[5] = y[3];
+  out[2] = even + kB * odd;
+  out[3] = even - kB * odd;
 }
+
+// By the points 0, +-a, +-b and infinity. a = 1/sqrt(2) and b = sqrt(2) keep the constants near 1: the error is then a
+// few times the direct algorithm's.
+struct Stride1 {
+  static constexpr int kInputs = 6, kStep = 4, kPoints = 6, kOutputs = 4;
+  static constexpr float kA = 0.70710678f, kB = 1.41421356f, kA2 = 0.5f, kB2 = 2.0f;
+  static constexpr float kScaleA = 1 / (2 * kA2 * (kA2 - kB2)),
+                         kScaleB = 1 / (2 * kB2 * (kB2 - kA2));  // At 0: 1 / (a^2 b^2) = 1.
+
+  static int Weight(int point) { return point; }
+
+  static void Input(const Vector d[6], Vector out[6]) {
+    Vector even = d[4] - kB2 * d[2], odd = d[3] - kB2 * d[1];
+    out[0] = d[0] - (kA2 + kB2) * d[2] + d[4];
+    out[1] = even + kA * odd;
+    out[2] = even - kA * odd;
+    even = d[4] - kA2 * d[2], odd = d[3] - kA2 * d[1];
+    out[3] = even + kB * odd;
+    out[4] = even - kB * odd;
+    out[5] = d[1] - (kA2 + kB2) * d[3] + d[5];
+  }
+
+  static void Kernel(const Vector g[3], Vector out[6]) {
+    Vector even = kScaleA * (g[0] + kA2 * g[2]), odd = (kScaleA * kA) * g[1];
+    out[0] = g[0];
+    out[1] = even + odd;
+    out[2] = even - odd;
+    even = kScaleB * (g[0] + kB2 * g[2]), odd = (kScaleB * kB) * g[1];
+    out[3] = even + odd;
+    out[4] = even - odd;
+    out[5] = g[2];
+  }
+
+  static void KernelTransposed(const Vector u[6], Vector out[3]) {
+    const Vector even_a = kScaleA * (u[1] + u[2]), even_b = kScaleB * (u[3] + u[4]);
+    out[0] = u[0] + even_a + even_b;
+    out[1] = (kScaleA * kA) * (u[1] - u[2]) + (kScaleB * kB) * (u[3] - u[4]);
+    out[2] = kA2 * even_a + kB2 * even_b + u[5];
+  }
+
+  static void Output(const Vector m[6], Vector out[4]) {
+    OutputOfPairs<Stride1>(m + 1, out);
+    out[0] += m[0];
+    out[3] += m[5];
+  }
+
+  static void OutputTransposed(const Vector y[4], Vector out[6]) {
+    PairsOfOutput<Stride1>(y, out + 1);
+    out[0] = y[0];
+    out[5] = y[3];
+  }
+};
+
+// Of stride 2 a result is w0 x[2i] + w2 x[2i + 2], a convolution of stride 1 of every other pixel, plus w1 x[2i + 1].
+// The first, F(4, 2), takes the points +-a, +-b and infinity; the second stays as it is: four points that are
+// multiplied with the same weight.
+struct Stride2 {
+  static constexpr int kInputs = 9, kStep = 8, kPoints = 9, kOutputs = 4;
+  static constexpr float kA = 0.5f, kB = 1.22474487f, kA2 = 0.25f, kB2 = 1.5f;
+  static constexpr float kScaleA = 1 / (2 * kA * (kA2 - kB2)), kScaleB = 1 / (2 * kB * (kB2 - kA2));
+
+  static int Weight(int point) { return std::min(point, 5); }
+
+  // F(4, 2) alone, of pixels `kApart` apart.
+  template <int kApart>
+  static void InputOfPairs(const Vector* d, Vector out[5]) {
+    Vector even = d[3 * kApart] - kB2 * d[kApart], odd = d[2 * kApart] - kB2 * d[0];
+    out[0] = even + kA * odd;
+    out[1] = even - kA * odd;
+    even = d[3 * kApart] - kA2 * d[kApart], odd = d[2 * kApart] - kA2 * d[0];
+    out[2] = even + kB * odd;
+    out[3] = even - kB * odd;
+    out[4] = d[4 * kApart] - (kA2 + kB2) * d[2 * kApart] + (kA2 * kB2) * d[0];
+  }
+
+  static void Input(const Vector d[9], Vector out[9]) {
+    InputOfPairs<2>(d, out);
+    for (int i = 0; i < 4; ++i) out[5 + i] = d[2 * i + 1];
+  }
+
+  static void Kernel(const Vector g[3], Vector out[6]) {
+    Vector even = (kScaleA * kA) * g[2], odd = kScaleA * g[0];
+    out[0] = even + odd;
+    out[1] = even - odd;
+    even = (kScaleB * kB) * g[2], odd = kScaleB * g[0];
+    out[2] = even + odd;
+    out[3] = even - odd;
+    out[4] = g[2];
+    out[5] = g[1];
+  }
+
+  static void KernelTransposed(const Vector u[6], Vector out[3]) {
+    out[0] = kScaleA * (u[0] - u[1]) + kScaleB * (u[2] - u[3]);
+    out[1] = u[5];
+    out[2] = (kScaleA * kA) * (u[0] + u[1]) + (kScaleB * kB) * (u[2] + u[3]) + u[4];
+  }
+
+  static void Output(const Vector m[9], Vector out[4]) {
+    OutputOfPairs<Stride2>(m, out);
+    out[3] += m[4];
+    for (int i = 0; i < 4; ++i) out[i] += m[5 + i];
+  }
+
+  static void OutputTransposed(const Vector y[4], Vector out[9]) {
+    PairsOfOutput<Stride2>(y, out);
+    out[4] = y[3];
+    for (int i = 0; i < 4; ++i) out[5 + i] = y[i];
+  }
+};
+
+// The input gradient of stride 2, by the turned kernel: of the pixels of an image, every other one has two terms, the
+// rest have one. With kOdd, an odd number of zeros before the image, those of one term come first.
+template <bool kOdd>
+struct Stride2Gradient {
+  static constexpr int kInputs = 5, kStep = 4, kPoints = 9, kOutputs = 8;
+
+  static int Weight(int point) { return Stride2::Weight(point); }
+
+  static void Input(const Vector d[5], Vector out[9]) {
+    Stride2::InputOfPairs<1>(d, out);
+    for (int i = 0; i < 4; ++i) out[5 + i] = d[i + !kOdd];
+  }
+
+  static void Kernel(const Vector g[3], Vector out[6]) { Stride2::Kernel(g, out); }
+
+  static void Output(const Vector m[9], Vector out[8]) {
+    Vector two[4];
+    OutputOfPairs<Stride2>(m, two);
+    two[3] += m[4];
+    for (int i = 0; i < 4; ++i) {
+      out[2 * i + kOdd] = two[i];
+      out[2 * i + !kOdd] = m[5 + i];
+    }
+  }
+};
 
 // T x T^T of a square x of vectors, for the rows [first, first + kRowsOut) of the result.
 template <int kFrom, int kTo, int kRowsOut = kTo, typename Transform, typename Source, typename Sink>
@@ -88,11 +194,23 @@ inline void TransformSquare(const Transform& transform, const Source& source, co
   }
 }
 
-// Tiles of 4x4 outputs.
+template <typename Scheme>
 Cursor Tiles(const Geometry& g, int64_t start) {
-  return {CeilDiv(g.out_height, kTile), CeilDiv(g.out_width, kTile), start};
+  return {CeilDiv(g.out_height, Scheme::kOutputs), CeilDiv(g.out_width, Scheme::kOutputs), start};
 }
-int64_t NumTiles(const Geometry& g) { return g.images * CeilDiv(g.out_height, kTile) * CeilDiv(g.out_width, kTile); }
+template <typename Scheme>
+int64_t NumTiles(const Geometry& g) {
+  return g.images * CeilDiv(g.out_height, Scheme::kOutputs) * CeilDiv(g.out_width, Scheme::kOutputs);
+}
+
+// Where that is fewer multiplications, and channels fill vectors.
+bool TakesWinograd(const Geometry& g) {
+  if (g.window != 3 || g.channels % kPanel != 0 || g.features % kPanel != 0) return false;
+  const int64_t direct = g.images * g.out_height * g.out_width * 9;
+  if (g.stride == 1) return NumTiles<Stride1>(g) * Stride1::kPoints * Stride1::kPoints <= direct;
+  return g.stride == 2 && (g.top - g.left) % 2 == 0 &&
+         NumTiles<Stride2>(g) * Stride2::kPoints * Stride2::kPoints <= direct;
+}
 
 // Pointers to the pixels of a square, to `outside` where it leaves the image.
 template <int kSide>
@@ -107,6 +225,7 @@ inline void Pixels(const float* image, int64_t height, int64_t width, int64_t ch
 
 // Transforms a kernel into [position, panel, channel, kPanel]. A turned one is the kernel of `Backwards`: it lies in
 // memory as [3, 3, features, channels], to be turned by half a circle.
+template <typename Scheme>
 void TransformKernels(ffi::ThreadPool& pool, int64_t channels, int64_t features, const float* kernel, bool turned,
                       float* weights) {
   const int64_t panels = features / kPanel, blocks = channels / kLanes, plane = channels * features;
@@ -125,68 +244,69 @@ void TransformKernels(ffi::ThreadPool& pool, int64_t channels, int64_t features,
             turned ? &block[0][channel][lane] : kernel + (first + channel) * features + panel * kPanel + lane;
         const int64_t apart = turned ? kLanes * kPanel : plane;
         float* to = weights + (panel * channels + first + channel) * kPanel + lane;
-        TransformSquare<3, 6>(
-            TransformKernel, [&](int i, int j) { return Load(from + (i * 3 + j) * apart); },
-            [&](int i, int j, Vector value) { StoreAround(to + (i * kInputs + j) * plane, value); });
+        TransformSquare<3, kWeights>(
+            Scheme::Kernel, [&](int i, int j) { return Load(from + (i * 3 + j) * apart); },
+            [&](int i, int j, Vector value) { StoreAround(to + (i * kWeights + j) * plane, value); });
       }
     Fence();
   });
 }
 
 // With `turned`, `kernel` is that of the convolution whose input gradient is computed; see TransformKernels.
+template <typename Scheme>
 void WinogradForward(ffi::ThreadPool& pool, const Geometry& g, const float* images, const float* kernel, bool turned,
                      float* out) {
-  constexpr int64_t kTilesTogether = 32;
+  constexpr int kInputs = Scheme::kInputs, kPoints = Scheme::kPoints, kPositions = kPoints * kPoints;
+  constexpr int kOutputs = Scheme::kOutputs;
   const int64_t channels = g.channels, features = g.features, panels = features / kPanel;
-  const Scratch kernel_scratch(kPositions * channels * features);
+  const int64_t most = channels < 256 ? 16 : 32;
+  const Scratch kernel_scratch(kWeights * kWeights * channels * features);
   float* weights = kernel_scratch.data();
-  TransformKernels(pool, channels, features, kernel, turned, weights);
+  TransformKernels<Scheme>(pool, channels, features, kernel, turned, weights);
 
-  const int64_t tiles = NumTiles(g);
+  const int64_t tiles = NumTiles<Scheme>(g);
   const int64_t share = RoundUp(CeilDiv(tiles, std::max<int64_t>(1, pool.num_threads())), kRows);
-  const int64_t together = std::max<int64_t>(1, std::min(kTilesTogether, share));
-  // One more vector in each plane: planes a power of two apart would fall on the same places of the cache.
-  const int64_t in_plane = together * channels + kLanes, out_plane = together * kPanel + kLanes;
+  const int64_t together = std::max<int64_t>(1, std::min(most, share));
+  // One more vector for each tile: tiles a power of two apart would fall on the same places of the cache.
+  const int64_t in_tile = kPositions * channels + kLanes, out_tile = kPositions * kPanel + kLanes;
   ParallelFor(pool, CeilDiv(tiles, together), [&](int64_t block) {
-    const Scratch scratch(kPositions * (in_plane + out_plane) + channels);
-    float* inputs = scratch.data();                      // [position, tile, channel]
-    float* products = inputs + kPositions * in_plane;    // [position, tile, kPanel]
-    float* outside = products + kPositions * out_plane;  // [channel]
+    const Scratch scratch(RoundUp(together, kRows) * (in_tile + out_tile) + channels);
+    float* inputs = scratch.data();                                   // [tile, position, channel]
+    float* products = inputs + RoundUp(together, kRows) * in_tile;    // [tile, position, kPanel]
+    float* outside = products + RoundUp(together, kRows) * out_tile;  // [channel]
     std::fill(outside, outside + channels, 0.0f);
-    const int64_t start = block * together, count = std::min(together, tiles - start), padded = RoundUp(count, kRows);
+    const int64_t start = block * together, count = std::min(together, tiles - start);
 
-    Cursor tile = Tiles(g, start);
+    Cursor tile = Tiles<Scheme>(g, start);
     for (int64_t t = 0; t < count; ++t, tile.Advance()) {
       const float* pixels[kInputs][kInputs];
       Pixels<kInputs>(images + tile.image * g.height * g.width * channels, g.height, g.width, channels,
-                      tile.row * kTile - g.top, tile.column * kTile - g.left, outside, pixels);
+                      tile.row * Scheme::kStep - g.top, tile.column * Scheme::kStep - g.left, outside, pixels);
       for (int64_t channel = 0; channel < channels; channel += kLanes) {
-        float* to = inputs + t * channels + channel;
-        TransformSquare<6, 6>(
-            TransformInput, [&](int i, int j) { return Load(pixels[i][j] + channel); },
-            [&](int i, int j, Vector value) { Store(to + (i * kInputs + j) * in_plane, value); });
+        float* to = inputs + t * in_tile + channel;
+        TransformSquare<kInputs, kPoints>(
+            Scheme::Input, [&](int i, int j) { return Load(pixels[i][j] + channel); },
+            [&](int i, int j, Vector value) { Store(to + (i * kPoints + j) * channels, value); });
       }
     }
-    for (int position = 0; position < kPositions; ++position)
-      std::fill(inputs + position * in_plane + count * channels, inputs + position * in_plane + padded * channels,
-                0.0f);
-
     for (int64_t panel = 0; panel < panels; ++panel) {
-      for (int position = 0; position < kPositions; ++position)
-        for (int64_t t = 0; t < padded; t += kRows)
-          Multiply<false, false>(inputs + position * in_plane + t * channels, channels,
-                                 weights + (position * panels + panel) * channels * kPanel, channels,
-                                 products + position * out_plane + t * kPanel, kPanel);
-      tile = Tiles(g, start);
+      for (int position = 0; position < kPositions; ++position) {
+        const int weight = Scheme::Weight(position / kPoints) * kWeights + Scheme::Weight(position % kPoints);
+        for (int64_t t = 0; t < count; t += kRows)  // Tiles past `count`: from whatever is there, and not read.
+          Multiply<false, false>(inputs + t * in_tile + position * channels, in_tile,
+                                 weights + (weight * panels + panel) * channels * kPanel, channels,
+                                 products + t * out_tile + position * kPanel, out_tile);
+      }
+      tile = Tiles<Scheme>(g, start);
       for (int64_t t = 0; t < count; ++t, tile.Advance()) {
-        const int64_t row = tile.row * kTile, column = tile.column * kTile;
+        const int64_t row = tile.row * kOutputs, column = tile.column * kOutputs;
         const int64_t rows = g.out_height - row, columns = g.out_width - column;  // Left of the image.
         for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
-          const float* from = products + t * kPanel + lane;
+          const float* from = products + t * out_tile + lane;
           float* to =
               out + ((tile.image * g.out_height + row) * g.out_width + column) * features + panel * kPanel + lane;
-          TransformSquare<6, 4>(
-              TransformOutput, [&](int i, int j) { return Load(from + (i * kInputs + j) * out_plane); },
+          TransformSquare<kPoints, kOutputs>(
+              Scheme::Output, [&](int i, int j) { return Load(from + (i * kPoints + j) * kPanel); },
               [&](int i, int j, Vector value) {
                 if (i < rows && j < columns) Store(to + (i * g.out_width + j) * features, value);
               });
@@ -196,66 +316,79 @@ void WinogradForward(ffi::ThreadPool& pool, const Geometry& g, const float* imag
   });
 }
 
-// Adds up the products of tiles [first, last) for three of the six rows of positions, from `first_row` on: two threads
-// share the transforms of a tile and need not add up their sums. total: [18 positions, panel, channel, kPanel].
-void WinogradHalfWeightGradient(const Geometry& g, const float* images, const float* cotangent, int64_t first,
-                                int64_t last, int first_row, float* total) {
-  const int64_t most = g.channels * g.features <= 64 * 64 ? 32 : 64;  // So that what they become stays in a cache.
-  constexpr int kHalf = kInputs / 2, kHalfPositions = kPositions / 2;
+// Adds up the products of tiles [first, last) for `kRowsOut` rows of positions, from `first_row` on.
+// total: [weight (of these rows), panel, channel, kPanel].
+template <typename Scheme, int kRowsOut>
+void WinogradPartOfWeightGradient(const Geometry& g, const float* images, const float* cotangent, int64_t first,
+                                  int64_t last, int first_row, float* total) {
+  constexpr int kInputs = Scheme::kInputs, kPoints = Scheme::kPoints, kPositions = kRowsOut * kPoints;
+  constexpr int kOutputs = Scheme::kOutputs;
+  const int64_t most = g.channels * g.features <= 256 * 256 ? 16 : 32;  // So that what they become stays in a cache.
   const int64_t channels = g.channels, features = g.features, panels = features / kPanel;
   const int64_t together = std::min(most, last - first);
   const int64_t in_plane = together * channels + kLanes, out_plane = together * features + kLanes;
-  const Scratch scratch(kHalfPositions * (in_plane + out_plane) + std::max(channels, features));
-  float* inputs = scratch.data();                         // [position, panel of channels, tile, kPanel]
-  float* outputs = inputs + kHalfPositions * in_plane;    // [position, panel of features, tile, kPanel]
-  float* outside = outputs + kHalfPositions * out_plane;  // [channel or feature]
+  const Scratch scratch(kPositions * (in_plane + out_plane) + std::max(channels, features));
+  float* inputs = scratch.data();                     // [position, panel of channels, tile, kPanel]
+  float* outputs = inputs + kPositions * in_plane;    // [position, panel of features, tile, kPanel]
+  float* outside = outputs + kPositions * out_plane;  // [channel or feature]
   std::fill(outside, outside + std::max(channels, features), 0.0f);
 
-  Cursor tile = Tiles(g, first);
+  Cursor tile = Tiles<Scheme>(g, first);
   for (int64_t start = first; start < last; start += together) {
     const int64_t count = std::min(together, last - start);
     for (int64_t t = 0; t < count; ++t, tile.Advance()) {
       const float* pixels[kInputs][kInputs];
       Pixels<kInputs>(images + tile.image * g.height * g.width * channels, g.height, g.width, channels,
-                      tile.row * kTile - g.top, tile.column * kTile - g.left, outside, pixels);
+                      tile.row * Scheme::kStep - g.top, tile.column * Scheme::kStep - g.left, outside, pixels);
       for (int64_t channel = 0; channel < channels; channel += kLanes) {
         float* to = inputs + (channel / kPanel * together + t) * kPanel + channel % kPanel;
-        TransformSquare<6, 6, kHalf>(
-            TransformInput, [&](int i, int j) { return Load(pixels[i][j] + channel); },
-            [&](int i, int j, Vector value) { Store(to + (i * kInputs + j) * in_plane, value); }, first_row);
+        TransformSquare<kInputs, kPoints, kRowsOut>(
+            Scheme::Input, [&](int i, int j) { return Load(pixels[i][j] + channel); },
+            [&](int i, int j, Vector value) { Store(to + (i * kPoints + j) * in_plane, value); }, first_row);
       }
-      const float* results[kTile][kTile];
-      Pixels<kTile>(cotangent + tile.image * g.out_height * g.out_width * features, g.out_height, g.out_width, features,
-                    tile.row * kTile, tile.column * kTile, outside, results);
+      const float* results[kOutputs][kOutputs];
+      Pixels<kOutputs>(cotangent + tile.image * g.out_height * g.out_width * features, g.out_height, g.out_width,
+                       features, tile.row * kOutputs, tile.column * kOutputs, outside, results);
       for (int64_t feature = 0; feature < features; feature += kLanes) {
         float* to = outputs + (feature / kPanel * together + t) * kPanel + feature % kPanel;
-        TransformSquare<4, 6, kHalf>(
-            TransformOutputTransposed, [&](int i, int j) { return Load(results[i][j] + feature); },
-            [&](int i, int j, Vector value) { Store(to + (i * kInputs + j) * out_plane, value); }, first_row);
+        TransformSquare<kOutputs, kPoints, kRowsOut>(
+            Scheme::OutputTransposed, [&](int i, int j) { return Load(results[i][j] + feature); },
+            [&](int i, int j, Vector value) { Store(to + (i * kPoints + j) * out_plane, value); }, first_row);
       }
     }
-    for (int position = 0; position < kHalfPositions; ++position)
+    for (int position = 0; position < kPositions; ++position) {
+      const int row = first_row + position / kPoints, column = position % kPoints;
+      const int row_weight = Scheme::Weight(row), column_weight = Scheme::Weight(column);
+      const int weight = (row_weight - Scheme::Weight(first_row)) * kWeights + column_weight;
+      // Of the points that share a weight, the first has its own number.
+      const bool add = start != first || row != row_weight || column != column_weight;
       for (int64_t panel = 0; panel < panels; ++panel)
         for (int64_t channel = 0; channel < channels; channel += kRows)
           Multiply<true>(inputs + position * in_plane + channel / kPanel * together * kPanel + channel % kPanel, kPanel,
                          outputs + position * out_plane + panel * together * kPanel, count,
-                         total + ((position * panels + panel) * channels + channel) * kPanel, kPanel, start != first);
+                         total + ((weight * panels + panel) * channels + channel) * kPanel, kPanel, add);
+    }
   }
 }
 
+// The positions are cut into kParts, one thread for each: they share the transforms of a tile and need not add up their
+// sums.
+template <typename Scheme, int kParts>
 void WinogradWeightGradient(ffi::ThreadPool& pool, const Geometry& g, const float* images, const float* cotangent,
                             float* out) {
   constexpr int64_t kLeastTiles = 64;
-  const int64_t channels = g.channels, features = g.features, panels = features / kPanel, tiles = NumTiles(g);
+  constexpr int kRowsOut = Scheme::kPoints / kParts;
+  const int64_t channels = g.channels, features = g.features, panels = features / kPanel, tiles = NumTiles<Scheme>(g);
   const int64_t groups =
-      std::clamp<int64_t>(CeilDiv(pool.num_threads(), 2), 1, std::max<int64_t>(1, tiles / kLeastTiles));
-  const int64_t size = kPositions * channels * features;
+      std::clamp<int64_t>(CeilDiv(pool.num_threads(), kParts), 1, std::max<int64_t>(1, tiles / kLeastTiles));
+  const int64_t size = kWeights * kWeights * channels * features;
   const Scratch scratch(groups * size);
   float* totals = scratch.data();
-  ParallelFor(pool, 2 * groups, [&](int64_t i) {
-    const int64_t group = i / 2, half = i % 2;
-    WinogradHalfWeightGradient(g, images, cotangent, tiles * group / groups, tiles * (group + 1) / groups,
-                               half * kInputs / 2, totals + group * size + half * size / 2);
+  ParallelFor(pool, kParts * groups, [&](int64_t i) {
+    const int64_t group = i / kParts, part = i % kParts;
+    WinogradPartOfWeightGradient<Scheme, kRowsOut>(g, images, cotangent, tiles * group / groups,
+                                                   tiles * (group + 1) / groups, part * kRowsOut,
+                                                   totals + group * size + part * size / kParts);
   });
   const int64_t blocks = channels / kLanes;
   ParallelFor(pool, panels * blocks, [&](int64_t task) {
@@ -264,10 +397,10 @@ void WinogradWeightGradient(ffi::ThreadPool& pool, const Geometry& g, const floa
       for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
         const float* from = totals + (panel * channels + channel) * kPanel + lane;
         float* to = out + channel * features + panel * kPanel + lane;
-        TransformSquare<6, 3>(
-            TransformKernelTransposed,
+        TransformSquare<kWeights, 3>(
+            Scheme::KernelTransposed,
             [&](int i, int j) {
-              const float* at = from + (i * kInputs + j) * channels * features;
+              const float* at = from + (i * kWeights + j) * channels * features;
               Vector sum = Load(at);
               for (int64_t group = 1; group < groups; ++group) sum += Load(at + group * size);
               return sum;
