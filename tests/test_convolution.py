@@ -16,7 +16,7 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 @pytest.fixture(autouse=True)
 def without_compiled_code(monkeypatch):
     """What a machine without a C++ compiler does; test_native.py has the rest."""
-    monkeypatch.setattr(native, "is_available", lambda: False)
+    monkeypatch.setattr(native, "is_available", lambda *_: False)
 
 
 @pytest.fixture

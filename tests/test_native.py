@@ -155,7 +155,7 @@ def test_strides_of_numpy_are_those_of_python():
 def test_products_give_the_same(monkeypatch):
     images, kernel = normal(0, 6, 16, 16, 32), normal(1, 3, 3, 32, 64)
     compiled = three(conv_general_dilated, 2, "SAME", images, kernel)
-    monkeypatch.setattr(native, "is_available", lambda: False)
+    monkeypatch.setattr(native, "is_available", lambda *_: False)
     assert custom_calls(bind(conv_general_dilated, 2), images, kernel) == 0
     by_products = values_and_gradients(bind(conv_general_dilated, 2), images, kernel)
     assert_close(compiled, by_products)
@@ -178,7 +178,8 @@ def test_compiled_once_and_kept(anew, monkeypatch, caplog):
     assert native.is_available()
     folder = anew / "tmu_jax" / "native"
     made = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert sorted(name.split("-")[0] for name in made) == sorted(pathlib.Path(name).stem for name in native._FUNCTIONS)
+    sources = native._GROUPS[native.CONVOLUTIONS]
+    assert sorted(name.split("-")[0] for name in made) == sorted(pathlib.Path(name).stem for name in sources)
     native.is_available.cache_clear()
     assert native.is_available()
     assert made == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -220,7 +221,7 @@ def test_where_it_cannot_be_compiled_a_warning_says_so(anew, monkeypatch, caplog
 def test_the_compilers_own_words_are_passed_on(anew, monkeypatch, caplog, tmp_path):
     (tmp_path / "broken.cc").write_text("#error out of order\n")
     monkeypatch.setattr(native, "_FOLDER", tmp_path)
-    monkeypatch.setattr(native, "_FUNCTIONS", {"broken.cc": ()})
+    monkeypatch.setitem(native._GROUPS, native.CONVOLUTIONS, {"broken.cc": ()})
     monkeypatch.setattr(native, "_prefix", lambda: "broken")
     with caplog.at_level(logging.WARNING, "tmu_jax"):
         assert not native.is_available()

@@ -20,7 +20,7 @@ def candidates(request, monkeypatch):
     if request.param == "compiled":
         assert native.is_used()
     else:
-        monkeypatch.setattr(native, "is_available", lambda: False)
+        monkeypatch.setattr(native, "is_available", lambda *_: False)
 
 
 def brute_force(queries, bank, k):

@@ -156,19 +156,15 @@ def _nearest(
     bank_squares = _squares(bank)
     if compiled:
         shape = (len(queries), min(k + _SPARE_CANDIDATES, len(bank)))
-        least, candidates = native.call("nearest_rows", [shape, shape], [np.float32, np.int32])(
+        least, squares = native.call("nearest_rows", [shape, shape])(
             queries, _squares(queries), query_groups, bank, bank_squares, bank_groups
         )
         threshold = least[:, -1] if shape[1] < len(bank) else jnp.full(len(queries), jnp.inf)
-        parts = tuple(_blocks(rows, block) for rows in (queries, least, candidates, threshold))
-        distances, certain = jax.lax.map(
-            lambda one: _nearest_of_candidates(one[0], one[1], one[2], one[3], bank, k=k), parts
-        )
-    else:
-        distances, certain = jax.lax.map(
-            lambda one: _nearest_of_block(one[0], one[1], bank, bank_groups, bank_squares, k=k),
-            (_blocks(queries, block), _blocks(query_groups, block)),
-        )
+        return _nearest_of_candidates(queries, least, squares, threshold, k=k)
+    distances, certain = jax.lax.map(
+        lambda one: _nearest_of_block(one[0], one[1], bank, bank_groups, bank_squares, k=k),
+        (_blocks(queries, block), _blocks(query_groups, block)),
+    )
     return distances.reshape(-1, k)[: len(queries)], certain.reshape(-1)[: len(queries)]
 
 
@@ -216,20 +212,20 @@ def _nearest_of_block(
     candidates = jnp.take_along_axis(members, positions, axis=1)
     if num_candidates < members.shape[1]:
         threshold = jnp.minimum(threshold, least[:, -1])
-    return _nearest_of_candidates(queries, least, candidates, threshold, bank, k=k)
+    squares = _squares(queries[:, None, :] - bank[candidates])
+    return _nearest_of_candidates(queries, least, squares, threshold, k=k)
 
 
 def _nearest_of_candidates(
-    queries: jax.Array, least: jax.Array, candidates: jax.Array, threshold: jax.Array, bank: jax.Array, *, k: int
+    queries: jax.Array, least: jax.Array, squares: jax.Array, threshold: jax.Array, *, k: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The k nearest among these rows of the bank, and whether no other row can be nearer.
+    """Distances to the k nearest candidates, and whether no other row of the bank can be nearer.
 
-    Candidates have the rounded squared distances `least` (where that is infinite there is none). Every row that is not
-    a candidate has a rounded squared distance of at least `threshold`. One that is truly nearer than the k-th distance
-    r found has a norm of at most |q| + r, so that its terms sum to at most (2|q| + r)^2 and its rounding error, growing
-    as the square root of the number of terms, stays within `margin`.
+    Candidates have the rounded squared distances `least` (where that is infinite there is none) and, by differences,
+    `squares`. Every row that is not a candidate has a rounded squared distance of at least `threshold`. One that is
+    truly nearer than the k-th distance r found has a norm of at most |q| + r, so that its terms sum to at most
+    (2|q| + r)^2 and its rounding error, growing as the square root of the number of terms, stays within `margin`.
     """
-    squares = _squares(queries[:, None, :] - bank[candidates])
     squares = jnp.where(jnp.isfinite(least), squares, jnp.inf)
     nearest, _ = _smallest(squares, k)
     distances = jnp.sqrt(nearest)

@@ -22,6 +22,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from tmu_jax.models import native, products
+from tmu_jax.models.mapped import mapped
 
 # What a chunk of images is transformed into takes 8 MiB: more leaves the cache. Where channels and features are equally
 # many, each of Winograd's products then has 2^17 results; XLA computes smaller ones on one core alone.
@@ -189,9 +190,9 @@ def _convolution(geometry: products.Geometry) -> Callable[[Array, Array], Array]
         kernel = jax.ShapeDtypeStruct(products.kernel_shape(geometry), images.dtype)
         return jax.linear_transpose(lambda kernel: library(images, kernel), kernel)(cotangent)[0]
 
-    forward = _mapped(_on_cpu("forward", geometry), library, shared=1)
-    input_gradient = _mapped(_on_cpu("input_gradient", geometry), library_input_gradient, shared=1)
-    weight_gradient = _mapped(_on_cpu("weight_gradient", geometry), library_weight_gradient, shared=None)
+    forward = mapped(_on_cpu("forward", geometry), library, shared=1)
+    input_gradient = mapped(_on_cpu("input_gradient", geometry), library_input_gradient, shared=1)
+    weight_gradient = mapped(_on_cpu("weight_gradient", geometry), library_weight_gradient, shared=None)
 
     @jax.custom_vjp
     def convolution(images: Array, kernel: Array) -> Array:
@@ -226,36 +227,3 @@ def _on_cpu(function: str, geometry: products.Geometry) -> Callable[[Array, Arra
         return native.call(function, shape, stride=geometry.stride, top=top, left=left)(first, second)
 
     return call
-
-
-def _mapped(
-    on_cpu: Callable[[Array, Array], Array], library: Callable[[Array, Array], Array], shared: int | None
-) -> Callable[[Array, Array], Array]:
-    """A function of two arrays with a path for the CPU, one for other platforms, and its own batching rule.
-
-    Args:
-        on_cpu: what runs on a CPU.
-        library: what runs elsewhere.
-        shared: position of the argument that, when it is not mapped, lets the other's mapped axis be folded into the
-            axis of images; `None` if there is no such argument.
-    """
-
-    @jax.custom_batching.custom_vmap
-    @jax.jit
-    def function(first: Array, second: Array) -> Array:
-        return lax.platform_dependent(first, second, cpu=on_cpu, default=library)
-
-    @function.def_vmap
-    def rule(axis_size: int, mapped: list[bool], first: Array, second: Array) -> tuple[Array, bool]:
-        if shared == 1 and not mapped[1]:
-            folded = function(first.reshape(-1, *first.shape[2:]), second)
-            return folded.reshape(axis_size, -1, *folded.shape[1:]), True
-        args = (first, second)
-
-        def one(taken: tuple[Array, ...]) -> Array:
-            rest = iter(taken)
-            return function(*(next(rest) if is_mapped else arg for arg, is_mapped in zip(args, mapped, strict=True)))
-
-        return lax.map(one, tuple(arg for arg, is_mapped in zip(args, mapped, strict=True) if is_mapped)), True
-
-    return function

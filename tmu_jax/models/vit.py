@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from tmu_jax.models import attention
+from tmu_jax.models.dense import dot_general
+
 
 def shifted_patches(images: jax.Array, patch: int) -> jax.Array:
     """Stacks an image with its four half-patch diagonal shifts and cuts the stack into patches.
@@ -35,10 +38,11 @@ def shifted_patches(images: jax.Array, patch: int) -> jax.Array:
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(n, -1, patch * patch * 5 * channels)
 
 
-class Projections(nn.Module):
-    """Queries, keys and values of every head: one kernel, multiplied in three parts.
+class Heads(nn.Module):
+    """Queries, keys and values of every head by one kernel, and attention.
 
-    One product for all three would be cut apart afterwards, and its gradient put together from padded parts.
+    Compiled code takes them as they come from one product. Else there are three: XLA would cut one apart afterwards,
+    and put its gradient together from padded parts.
     """
 
     num_heads: int
@@ -47,15 +51,19 @@ class Projections(nn.Module):
     param_dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> tuple[jax.Array, ...]:
-        """Maps tokens float[n, t, d] to three float[n, t, heads, head_dim]."""
+    def __call__(self, tokens: jax.Array, scale: jax.Array) -> jax.Array:
+        """Maps tokens float[n, t, d] and scale float32[heads] to what the heads find, float[n, t, heads, head_dim]."""
         shape = (tokens.shape[-1], 3, self.num_heads, self.head_dim)
 
         def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
             return nn.initializers.lecun_normal()(key, (shape[0], math.prod(shape[1:])), dtype).reshape(shape)
 
         kernel = self.param("kernel", init, shape, self.param_dtype).astype(self.dtype)
-        return tuple(jnp.einsum("ntd,dhe->nthe", tokens.astype(self.dtype), kernel[:, part]) for part in range(3))
+        tokens = tokens.astype(self.dtype)
+        if attention.is_compiled(tokens, self.head_dim):
+            return attention.mix_others_compiled(dot_general(tokens, kernel, (((2,), (0,)), ((), ()))), scale)
+        query, key, value = (jnp.einsum("ntd,dhe->nthe", tokens, kernel[:, part]) for part in range(3))
+        return attention.mix_others(query, key, value, scale)
 
 
 class LocalitySelfAttention(nn.Module):
@@ -74,29 +82,24 @@ class LocalitySelfAttention(nn.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Maps tokens float[n, t, d] to float[n, t, d]."""
         chex.assert_rank(tokens, 3)
-        num_tokens, width = tokens.shape[-2:]
-        query, key, value = Projections(
-            self.num_heads, self.head_dim, self.dtype, self.param_dtype, name="query_key_value"
-        )(tokens)
         log_temperature = self.param(
             "log_temperature",
             nn.initializers.constant(0.5 * math.log(self.head_dim)),
             (self.num_heads,),
             self.param_dtype,
         )
-        scale = jnp.exp(-log_temperature.astype(jnp.float32))[None, None, :, None]
-        query = (query.astype(jnp.float32) * scale).astype(self.dtype)
-        scores = jnp.einsum("nqhd,nkhd->nhqk", query, key, preferred_element_type=jnp.float32)
-        scores = jnp.where(jnp.eye(num_tokens, dtype=bool), jnp.finfo(scores.dtype).min, scores)
-        # The softmax, divided by its sum after the product: fewer numbers to divide, and no third array of this size.
-        largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-        attention = jnp.exp(scores - largest)
-        sums = jnp.sum(attention, axis=-1).swapaxes(1, 2)[..., None]
-        mixed = jnp.einsum("nhqk,nkhd->nqhd", attention.astype(value.dtype), value)
-        mixed = (mixed.astype(jnp.float32) / sums).astype(value.dtype)
-        return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, param_dtype=self.param_dtype, name="output")(
-            mixed
+        scale = jnp.exp(-log_temperature.astype(jnp.float32))
+        mixed = Heads(self.num_heads, self.head_dim, self.dtype, self.param_dtype, name="query_key_value")(
+            tokens, scale
         )
+        return nn.DenseGeneral(
+            tokens.shape[-1],
+            axis=(-2, -1),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            dot_general=dot_general,
+            name="output",
+        )(mixed)
 
 
 class ViT(nn.Module):
@@ -136,7 +139,7 @@ class ViT(nn.Module):
         chex.assert_rank(images, 4)
         if images.shape[1] % self.patch or images.shape[2] % self.patch:
             raise ValueError(f"images are {images.shape[1]}×{images.shape[2]}; ViT needs multiples of {self.patch}")
-        dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
+        dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype, dot_general=dot_general)
         norm = partial(nn.LayerNorm, dtype=self.dtype, param_dtype=self.param_dtype)
         tokens = shifted_patches(images.astype(self.dtype), self.patch)
         tokens = dense(self.width, name="patch_embedding")(norm(name="patch_norm")(tokens))
@@ -148,10 +151,10 @@ class ViT(nn.Module):
         )
         tokens = tokens + positions.astype(tokens.dtype)
         for block in range(self.depth):
-            attention = LocalitySelfAttention(
+            attend = LocalitySelfAttention(
                 self.num_heads, self.head_dim, self.dtype, self.param_dtype, name=f"attention_{block}"
             )
-            tokens = tokens + attention(norm(name=f"attention_norm_{block}")(tokens))
+            tokens = tokens + attend(norm(name=f"attention_norm_{block}")(tokens))
             hidden = dense(self.mlp_width, name=f"mlp_in_{block}")(norm(name=f"mlp_norm_{block}")(tokens))
             tokens = tokens + dense(self.width, name=f"mlp_out_{block}")(nn.gelu(hidden))
         embedding = norm(name="final_norm")(tokens[:, 0]).astype(jnp.float32)

@@ -1,8 +1,9 @@
-"""Convolutions, batch norm and nearest rows in C++, compiled for the machine they run on and called by XLA.
+"""Functions in C++ for a CPU, compiled for the machine they run on and called by XLA.
 
-A C++ compiler is needed, as for `torch.compile` on a CPU. The first use compiles them (some seconds, once: what is
-compiled is kept in the user's cache folder); where that cannot be done a warning is logged, convolutions are XLA's
-matrix products (`products.py`), batch norm is Flax's, and training takes up to twice as long. TMU_JAX_NATIVE=0 chooses
+Convolutions, batch norm and nearest rows make one group, dense layers and attention another. A C++ compiler is needed,
+as for `torch.compile` on a CPU. The first use of a group compiles it (some seconds, once: what is compiled is kept in
+the user's cache folder); where that cannot be done a warning is logged, convolutions are XLA's matrix products
+(`products.py`), all else is XLA's and Flax's own, and training takes up to twice as long. TMU_JAX_NATIVE=0 chooses
 those: a program with compiled functions runs on a CPU alone, and only where they are registered.
 """
 
@@ -27,18 +28,25 @@ import jax
 import numpy as np
 
 _FOLDER = pathlib.Path(__file__).parent
-_FUNCTIONS = {
-    "convolution.cc": ("forward", "input_gradient", "weight_gradient"),
-    "batch_norm.cc": ("batch_norm", "batch_norm_gradient"),
-    "neighbors.cc": ("nearest_rows",),
+_GROUPS = {
+    "convolutions, batch norm and nearest rows": {
+        "convolution.cc": ("forward", "input_gradient", "weight_gradient"),
+        "batch_norm.cc": ("batch_norm", "batch_norm_gradient"),
+        "neighbors.cc": ("nearest_rows",),
+    },
+    "dense layers and attention": {
+        "dense.cc": ("dense", "dense_input_gradient", "dense_weight_gradient"),
+        "attention.cc": ("attention", "attention_gradient"),
+    },
 }
+CONVOLUTIONS, ATTENTION = _GROUPS
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-shared", "-fPIC", "-w")
 _logger = logging.getLogger("tmu_jax")
 _loaded: list[ctypes.CDLL] = []
 
 
 def describe() -> str:
-    """What computes convolutions and batch norm on this CPU, in words, for records."""
+    """What computes convolutions, batch norm and the like on this CPU, in words, for records."""
     return "compiled C++" if is_available() else "XLA"
 
 
@@ -51,32 +59,31 @@ def scratch_bytes() -> int:
     return total
 
 
-def is_used(*arrays: jax.Array) -> bool:
+def is_used(*arrays: jax.Array, group: str = CONVOLUTIONS) -> bool:
     """Whether what is traced now for these arrays takes compiled functions: for a CPU, if they can be had.
 
     Arrays that differ from device to device inside `jax.shard_map` do not.
     """
     is_manual = any(jax.typeof(array).manual_axis_type.varying for array in arrays)
-    return jax.default_backend() == "cpu" and not is_manual and is_available()
+    return jax.default_backend() == "cpu" and not is_manual and is_available(group)
 
 
-def call(function: str, shapes: Any, dtypes: Any = np.float32, **attributes: int | float | bool) -> Callable[..., Any]:
-    """One of the compiled functions; needs `is_available()`.
+def call(function: str, shapes: Any, **attributes: int | float | bool) -> Callable[..., Any]:
+    """One of the compiled functions; needs `is_available` of its group.
 
     Args:
         function: "forward" of (images, kernel), "input_gradient" of (cotangent, kernel), "weight_gradient" of (images,
             cotangent), with the attributes stride, top and left (rows and columns of zeros before the images); images
-            are float32[n, height, width, channels], kernels float32[window, window, channels, features]. "batch_norm"
-            and "batch_norm_gradient" as batch_norm.cc describes them, "nearest_rows" as neighbors.cc does.
-        shapes: of the result, or a list of them.
-        dtypes: of the result, or a list of them.
+            are float32[n, height, width, channels], kernels float32[window, window, channels, features]. The
+            others as their sources describe them.
+        shapes: of the result, or a list of them, float32 all.
         **attributes: what the function takes beside arrays.
     """
-    if isinstance(shapes, list):
-        kinds = dtypes if isinstance(dtypes, list) else [dtypes] * len(shapes)
-        results: Any = [jax.ShapeDtypeStruct(*pair) for pair in zip(shapes, kinds, strict=True)]
-    else:
-        results = jax.ShapeDtypeStruct(shapes, dtypes)
+    results: Any = (
+        jax.ShapeDtypeStruct(shapes, np.float32)
+        if not isinstance(shapes, list)
+        else [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    )
     target = jax.ffi.ffi_call(f"{_prefix()}_{function}", results, vmap_method="sequential")
     return functools.partial(target, **{name: _attribute(value) for name, value in attributes.items()})
 
@@ -88,27 +95,29 @@ def _attribute(value: int | float | bool) -> np.bool_ | np.int64 | np.float32:
 
 
 @functools.cache
-def is_available() -> bool:
-    """Whether there are compiled functions here; compiles and registers them at the first call."""
+def is_available(group: str = CONVOLUTIONS) -> bool:
+    """Whether there are compiled functions here; compiles and registers a group of them at its first call."""
+    sources = _GROUPS[group]
     if os.environ.get("TMU_JAX_NATIVE") == "0":
         return False
     try:
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            _loaded[:] = [ctypes.CDLL(str(path)) for path in pool.map(_build, _FUNCTIONS)]
+            libraries = [ctypes.CDLL(str(path)) for path in pool.map(_build, sources)]
         functions = {
             name: jax.ffi.pycapsule(getattr(library, f"tmu_jax_{name}"))
-            for library, names in zip(_loaded, _FUNCTIONS.values(), strict=True)
+            for library, names in zip(libraries, sources.values(), strict=True)
             for name in names
         }
     except (OSError, AttributeError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         _logger.warning(
-            "Convolutions and batch norm could not be compiled for this CPU; XLA's take their place, and training up to"
-            " twice as long. Install a C++ compiler (g++ or clang++; CXX names another), or set TMU_JAX_NATIVE=0 to be"
-            " told no more: %s",
+            "%s could not be compiled for this CPU; XLA's take their place, and training up to twice as long. Install a"
+            " C++ compiler (g++ or clang++; CXX names another), or set TMU_JAX_NATIVE=0 to be told no more: %s",
+            group.capitalize(),
             reason.strip()[-1000:],
         )
         return False
+    _loaded.extend(libraries)
     for name, capsule in functions.items():
         jax.ffi.register_ffi_target(f"{_prefix()}_{name}", capsule, platform="cpu")
     return True

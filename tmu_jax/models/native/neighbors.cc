@@ -1,4 +1,5 @@
-// The rows of a bank that are nearest to each query, by rounded squared distances: candidates for an exact search.
+// The rows of a bank that are nearest to each query by rounded squared distances, with their distances by differences:
+// candidates for an exact search.
 //
 // Products of a few rows of the bank with a few queries are compared with what was found so far as soon as they are
 // there, so that no matrix of distances is written to memory.
@@ -33,6 +34,23 @@ inline void Insert(float value, int32_t index, int64_t count, float* least, int3
   indices[place] = index;
 }
 
+// |one - other|^2, of differences.
+inline float SquaredDistance(const float* one, const float* other, int64_t columns) {
+  constexpr int kSums = 4;
+  Vector sums[kSums]{};
+  int64_t column = 0;
+  for (; column + kSums * kLanes <= columns; column += kSums * kLanes)
+    for (int i = 0; i < kSums; ++i) {
+      const Vector difference = Load(one + column + i * kLanes) - Load(other + column + i * kLanes);
+      sums[i] += difference * difference;
+    }
+  const Vector all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  float sum = 0.0f;
+  for (; column < columns; ++column) sum += (one[column] - other[column]) * (one[column] - other[column]);
+  for (int lane = 0; lane < kLanes; ++lane) sum += all[lane];
+  return sum;
+}
+
 struct Rows {
   const float* values;    // [count, columns]
   const float* squares;   // [count], squared norms
@@ -41,8 +59,8 @@ struct Rows {
 };
 
 void NearestRows(ffi::ThreadPool& pool, const Rows& queries, const Rows& bank, int64_t columns, int64_t count,
-                 float* least, int32_t* indices) {
-  constexpr int64_t kTogether = 2 * kPanel;  // Queries.
+                 float* least, float* squares_of_differences) {
+  constexpr int64_t kMostTogether = 4 * kPanel;  // Queries.
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const int64_t panels = CeilDiv(queries.count, kPanel);
   const Scratch packed(panels * columns * kPanel);  // [panel, column, query]; what fills up the last panel is not read.
@@ -52,16 +70,18 @@ void NearestRows(ffi::ThreadPool& pool, const Rows& queries, const Rows& bank, i
       for (int64_t i = 0; i < here; ++i)
         packed.data()[first * columns + column * kPanel + i] = queries.values[(first + i) * columns + column];
   });
+  const int64_t share = CeilDiv(queries.count, std::max<int64_t>(1, pool.num_threads()));
+  const int64_t together = std::min(kMostTogether, RoundUp(share, kPanel));
   std::fill(least, least + queries.count * count, kInfinity);
-  std::fill(indices, indices + queries.count * count, 0);
-  ParallelFor(pool, CeilDiv(queries.count, kTogether), [&](int64_t block) {
+  std::vector<int32_t> indices(queries.count * count);
+  ParallelFor(pool, CeilDiv(queries.count, together), [&](int64_t block) {
     const Scratch scratch(kRows * (columns + kPanel));
     float *tail = scratch.data(), *products = tail + kRows * columns;  // [kRows, columns]; [kRows, kPanel]
-    const int64_t first = block * kTogether, here = std::min(kTogether, queries.count - first);
-    float squares[kTogether]{}, bounds[kTogether];  // A query's bound is the last of its least values.
+    const int64_t first = block * together, here = std::min(together, queries.count - first);
+    float squares[kMostTogether]{}, bounds[kMostTogether];  // A query's bound is the last of its least values.
     std::copy(queries.squares + first, queries.squares + first + here, squares);
     std::fill(bounds, bounds + here, kInfinity);
-    std::fill(bounds + here, bounds + kTogether, -kInfinity);
+    std::fill(bounds + here, bounds + kMostTogether, -kInfinity);
     for (int64_t row = 0; row < bank.count; row += kRows) {
       const int64_t rows = std::min<int64_t>(kRows, bank.count - row);
       const float* values = bank.values + row * columns;
@@ -80,34 +100,38 @@ void NearestRows(ffi::ThreadPool& pool, const Rows& queries, const Rows& bank, i
             for (int one = 0; one < kLanes; ++one) {
               const int64_t query = first + from + one;
               if (!(distances[one] < bounds[from + one]) || bank.groups[row + i] != queries.groups[query]) continue;
-              Insert(distances[one], row + i, count, least + query * count, indices + query * count);
+              Insert(distances[one], row + i, count, least + query * count, indices.data() + query * count);
               bounds[from + one] = least[query * count + count - 1];
             }
           }
       }
     }
+    for (int64_t query = first; query < first + here; ++query)
+      for (int64_t i = query * count; i < (query + 1) * count; ++i)
+        squares_of_differences[i] =
+            SquaredDistance(queries.values + query * columns, bank.values + indices[i] * columns, columns);
   });
 }
 
 using Matrix = ffi::Buffer<ffi::F32, 2>;
-using Indices = ffi::Buffer<ffi::S32, 2>;
 using Squares = ffi::Buffer<ffi::F32, 1>;
 using Groups = ffi::Buffer<ffi::S32, 1>;
 
 }  // namespace
 
-// (queries, query squares, query groups, bank, bank squares, bank groups) -> (least, indices), [queries, count] each:
-// squared distances |q|^2 + |b|^2 - 2 q.b in float32, ascending, and their rows; infinity and 0 where there are no
-// more.
+// (queries, query squares, query groups, bank, bank squares, bank groups) -> (least, squares of differences), [queries,
+// count] each: squared distances |q|^2 + |b|^2 - 2 q.b in float32, ascending, and |q - b|^2 of the same rows; infinity
+// and any number where there are no more.
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     tmu_jax_nearest_rows,
     [](ffi::ThreadPool pool, Matrix queries, Squares query_squares, Groups query_groups, Matrix bank,
-       Squares bank_squares, Groups bank_groups, ffi::Result<Matrix> least, ffi::Result<Indices> indices) {
+       Squares bank_squares, Groups bank_groups, ffi::Result<Matrix> least,
+       ffi::Result<Matrix> squares_of_differences) {
       const int64_t columns = bank.dimensions()[1];
       NearestRows(
           pool, {queries.typed_data(), query_squares.typed_data(), query_groups.typed_data(), queries.dimensions()[0]},
           {bank.typed_data(), bank_squares.typed_data(), bank_groups.typed_data(), bank.dimensions()[0]}, columns,
-          least->dimensions()[1], least->typed_data(), indices->typed_data());
+          least->dimensions()[1], least->typed_data(), squares_of_differences->typed_data());
       return ffi::Error::Success();
     },
     ffi::Ffi::Bind()
@@ -119,7 +143,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
         .Arg<Squares>()
         .Arg<Groups>()
         .Ret<Matrix>()
-        .Ret<Indices>());
+        .Ret<Matrix>());
 
 extern "C" int64_t tmu_jax_scratch_bytes() { return Scratch::all_bytes(); }
 

@@ -1,0 +1,39 @@
+"""Functions with a path of their own for the CPU, that can be mapped over."""
+
+from collections.abc import Callable
+
+import jax
+from jax import Array, lax
+
+
+def mapped(
+    on_cpu: Callable[[Array, Array], Array], library: Callable[[Array, Array], Array], shared: int | None
+) -> Callable[[Array, Array], Array]:
+    """A function of two arrays with a path for the CPU, one for other platforms, and its own batching rule.
+
+    Args:
+        on_cpu: what runs on a CPU.
+        library: what runs elsewhere.
+        shared: position of the argument that, when it is not mapped, lets the other's mapped axis be folded into the
+            first axis (of images, or of rows); `None` if there is no such argument.
+    """
+
+    @jax.custom_batching.custom_vmap
+    @jax.jit
+    def function(first: Array, second: Array) -> Array:
+        return lax.platform_dependent(first, second, cpu=on_cpu, default=library)
+
+    @function.def_vmap
+    def rule(axis_size: int, is_mapped: list[bool], first: Array, second: Array) -> tuple[Array, bool]:
+        if shared == 1 and not is_mapped[1]:
+            folded = function(first.reshape(-1, *first.shape[2:]), second)
+            return folded.reshape(axis_size, -1, *folded.shape[1:]), True
+        args = (first, second)
+
+        def one(taken: tuple[Array, ...]) -> Array:
+            rest = iter(taken)
+            return function(*(next(rest) if one_is else arg for arg, one_is in zip(args, is_mapped, strict=True)))
+
+        return lax.map(one, tuple(arg for arg, one_is in zip(args, is_mapped, strict=True) if one_is)), True
+
+    return function
