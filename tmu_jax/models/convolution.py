@@ -2,9 +2,9 @@
 
 XLA's own CPU convolution computes the weight gradient of a 3x3 layer slowly, and anything convolutional inside
 `lax.scan` or `lax.fori_loop` about fifty times slower than outside. Two ways have neither fault: compiled code that
-XLA calls (`native`, square windows that overlap), and, where there is no C++ compiler, XLA's matrix products
-(`products.py`, 3x3 kernels of stride 1 and 2). Windows that do not overlap are products in both. Other shapes and
-dtypes, and every platform but the CPU, use `jax.lax.conv_general_dilated`.
+XLA calls (`native`, square windows), and, where there is no C++ compiler, XLA's matrix products (`products.py`, 3x3
+kernels of stride 1 and 2, and windows that do not overlap). Other shapes and dtypes, and every platform but the CPU,
+use `jax.lax.conv_general_dilated`.
 
 References:
     Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308 (2015), section 4.1.
@@ -157,8 +157,7 @@ def _geometry(
     (top, bottom), (left, right) = padding
     pads = ((int(top), int(bottom)), (int(left), int(right)))
     stride = int(strides[0])
-    # Windows that lie apart are one product in XLA too.
-    is_compiled = window > stride and native.is_used(images, kernel)
+    is_compiled = native.is_used(images, kernel)
     geometry = products.Geometry(
         (height, width), channels, features, window, stride, pads, precision, _CHUNK_FLOATS, is_compiled
     )
@@ -211,7 +210,9 @@ def _convolution(geometry: products.Geometry) -> Callable[[Array, Array], Array]
 
 def _on_cpu(function: str, geometry: products.Geometry) -> Callable[[Array, Array], Array]:
     """What computes this function of a convolution: compiled code or products, which share its name."""
-    if not geometry.is_compiled:
+    # Where windows lie apart the input gradient is one product in XLA too, and zeros that it need not write.
+    apart = function == "input_gradient" and geometry.kernel_size <= geometry.stride
+    if apart or not geometry.is_compiled:
         return functools.partial(getattr(products, function), geometry=geometry)
     (top, _), (left, _) = geometry.padding
     of_images = {

@@ -20,6 +20,8 @@ struct Patches {
   int64_t out_height, out_width, out_stride, first_row, first_column;  // Grid to result.
 
   int64_t Length() const { return window_height * window_width * channels; }
+  // Whether the grid is the result, pixel by pixel.
+  bool IsWhole() const { return rows == out_height && columns == out_width; }
 };
 
 // Writes `count` patches, `apart` numbers from each other.
@@ -56,6 +58,12 @@ void MultiplyPatches(ffi::ThreadPool& pool, const Patches& p, int64_t images, co
     const int64_t start = block * kPixelsTogether, count = std::min(kPixelsTogether, pixels - start);
     Gather(p, source, Cursor(p.rows, p.columns, start), count, patches, apart);
     for (int64_t feature = 0; feature < features; feature += kPanel) {
+      if (p.IsWhole() && count % kRows == 0 && feature + kPanel <= features) {
+        for (int64_t q = 0; q < count; q += kRows)
+          Multiply<false, false>(patches + q * apart, apart, weights + feature * length, length,
+                                 result + (start + q) * features + feature, features);
+        continue;
+      }
       // Rows past `count` are computed from whatever is there and not read.
       for (int64_t q = 0; q < count; q += kRows)
         Multiply<false, false>(patches + q * apart, apart, weights + feature * length, length, products + q * kPanel,
