@@ -12,6 +12,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -22,6 +23,7 @@ from benchmarks.cases import Case
 from benchmarks.inputs import NUM_CLASSES, Arrays
 from benchmarks.kernels import variables_of
 from tmu_jax import models, training
+from tmu_jax.models import native
 from tmu_jax.training import TrainState
 
 BY_XLA = "counted by XLA on the plain lax program"
@@ -167,8 +169,8 @@ class _Counter:
 
 
 def _flops(function: Callable[..., Any], *args: Any) -> float | None:
-    """FLOPs of a function with `jax.lax`'s own convolutions."""
-    with _plain_convolutions():
+    """FLOPs of a function by operations of XLA, which counts them, and with `jax.lax`'s own convolutions."""
+    with _plain_convolutions(), mock.patch.object(native, "is_available", return_value=False):
         costs = jax.jit(function).lower(*args).cost_analysis()
     return float(costs["flops"]) if costs and "flops" in costs else None
 

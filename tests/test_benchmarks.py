@@ -199,6 +199,13 @@ def test_plain_flops_of_a_convolution_are_those_of_the_direct_algorithm():
     assert floor._flops(layer.apply, variables, images) == 2 * 2 * 8 * 8 * 8 * 9 * 4
 
 
+def test_flops_of_layers_that_compiled_code_computes_are_counted():
+    from tmu_jax.models.dense import dot_general
+
+    layer, inputs = nn.Dense(64, use_bias=False, dot_general=dot_general), jnp.zeros((50, 32))
+    assert floor._flops(layer.apply, layer.init(jax.random.key(0), inputs), inputs) == 2 * 50 * 32 * 64
+
+
 def test_dense_and_convolution_weights_in_pytorch_layout():
     rng = np.random.default_rng(0)
     images = rng.standard_normal((2, 5, 5, 3), np.float32)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tmu_jax.timing import Stopwatch, _union_length
+from tmu_jax.timing import Stopwatch, _union_length, compiling_native
 
 
 def test_union_of_nested_and_overlapping_intervals():
@@ -41,3 +41,18 @@ def test_watches_nest():
         time.sleep(0.02)
     assert outer.compile_seconds >= inner.compile_seconds > 0
     assert outer.seconds >= inner.seconds + 0.02
+
+
+def test_native_code_counts_as_compiled_inside_what_is_traced_too():
+    @jax.jit
+    def traced(x: jax.Array) -> jax.Array:
+        with compiling_native():
+            time.sleep(0.05)
+        return x
+
+    with Stopwatch() as watch:
+        traced(jnp.ones(())).block_until_ready()
+        with compiling_native():
+            time.sleep(0.05)
+    assert watch.compile_seconds >= 0.1
+    assert watch.seconds < 0.05

@@ -1,13 +1,17 @@
-"""Wall-clock seconds of a region, with the time that JAX spent on tracing and compiling told apart."""
+"""Wall-clock seconds of a region, with the time that was spent on tracing and compiling told apart."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
 import jax
 
+_NATIVE_EVENT = "/tmu_jax/compile/native_duration"
 _COMPILE_EVENTS = frozenset(
     {
+        _NATIVE_EVENT,
         "/jax/core/compile/jaxpr_trace_duration",
         "/jax/core/compile/jaxpr_to_mlir_module_duration",
         "/jax/core/compile/backend_compile_duration",
@@ -24,7 +28,8 @@ class Stopwatch:
 
     Attributes:
       seconds: wall-clock seconds of the block without compilation.
-      compile_seconds: seconds of tracing, lowering and compiling within the block, cache look-ups included.
+      compile_seconds: seconds of tracing, lowering and compiling within the block, C++ for the CPU and cache look-ups
+        included.
     """
 
     def __init__(self) -> None:
@@ -49,6 +54,16 @@ class Stopwatch:
         """Records a compile stage of `duration` seconds that ends now."""
         now = time.perf_counter()
         self._intervals.append((max(self._start, now - duration), now))
+
+
+@contextlib.contextmanager
+def compiling_native() -> Iterator[None]:
+    """Tells every running watch that what is done inside is compilation, of code for this processor."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        jax.monitoring.record_event_duration_secs(_NATIVE_EVENT, time.perf_counter() - start)
 
 
 def _union_length(intervals: list[tuple[float, float]]) -> float:

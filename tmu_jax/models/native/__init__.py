@@ -27,6 +27,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from tmu_jax import timing
+
 _FOLDER = pathlib.Path(__file__).parent
 _GROUPS = {
     "convolutions, batch norm and nearest rows": {
@@ -101,7 +103,7 @@ def is_available(group: str = CONVOLUTIONS) -> bool:
     if os.environ.get("TMU_JAX_NATIVE") == "0":
         return False
     try:
-        with concurrent.futures.ThreadPoolExecutor() as pool:
+        with timing.compiling_native(), concurrent.futures.ThreadPoolExecutor() as pool:
             libraries = [ctypes.CDLL(str(path)) for path in pool.map(_build, sources)]
         functions = {
             name: jax.ffi.pycapsule(getattr(library, f"tmu_jax_{name}"))
