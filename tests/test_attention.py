@@ -60,6 +60,14 @@ def test_large_scores_do_not_overflow(mix, factor):
 
 
 @both
+def test_scores_of_minus_infinity_leave_a_token_its_own_value(mix):
+    """As where a mask leaves nothing: the score of the token itself is the least number there is."""
+    projections = jnp.ones((1, 5, 3, 1, 16)).at[:, :, 0].set(-3e38).at[:, :, 1].set(1e10)
+    projections = projections.at[:, :, 2].set(normal(0, 1, 5, 1, 16))
+    assert_close(mix(projections, jnp.ones(1)), projections[:, :, 2])
+
+
+@both
 def test_what_is_not_a_number_stays_so(mix):
     projections = normal(0, 1, 20, 3, 1, 16).at[0, 3, 1, 0, 5].set(jnp.nan)
     is_nan = np.isnan(np.asarray(mix(projections, jnp.ones(1))))[0, :, 0]

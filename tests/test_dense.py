@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
-from tests.test_convolution import assert_close, normal
+from tests.test_convolution import assert_close, normal, values_and_gradients
 from tests.test_native import custom_calls, needs_compiler
 from tmu_jax.models.dense import dot_general
 
@@ -55,7 +56,7 @@ def test_several_axes_are_contracted_and_kept():
 def test_small_products_and_other_dtypes_are_those_of_lax(shapes, dtype):
     arrays = [normal(seed, *shape).astype(dtype) for seed, shape in enumerate(shapes)]
     assert custom_calls(product, *arrays) == 0
-    assert_close(product(*arrays), jax.lax.dot_general(*arrays, LAST), tolerance=0)
+    assert_close(product(*arrays), lax.dot_general(*arrays, LAST), tolerance=0)
 
 
 @needs_compiler
@@ -63,7 +64,7 @@ def test_other_axes_are_those_of_lax():
     first, second = normal(0, 64, 64), normal(1, 64, 64)
     for numbers in [(((0,), (0,)), ((), ())), (((1,), (1,)), ((), ()))]:
         assert custom_calls(lambda *args, numbers=numbers: dot_general(*args, numbers), first, second) == 0
-        assert_close(dot_general(first, second, numbers), jax.lax.dot_general(first, second, numbers), tolerance=0)
+        assert_close(dot_general(first, second, numbers), lax.dot_general(first, second, numbers), tolerance=0)
 
 
 @needs_compiler
@@ -85,3 +86,32 @@ def test_under_a_flax_layer():
     variables = layer.init(jax.random.key(0), inputs)
     assert custom_calls(layer.apply, variables, inputs) == 1
     assert_close(layer.apply(variables, inputs), plain.apply(variables, inputs))
+
+
+@needs_compiler
+def test_elsewhere_precision_is_passed_on():
+    def highest(*args):
+        return values_and_gradients(lambda *args: dot_general(*args, LAST, precision=lax.Precision.HIGHEST), *args)
+
+    args = normal(0, 64, 64), normal(1, 64, 64)
+    text = jax.jit(highest).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("precision = [HIGHEST, HIGHEST]") == 3
+    assert "tmu_jax" not in text
+
+
+@needs_compiler
+def test_an_explicit_mesh_has_products_of_lax():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    rows = jax.device_put(normal(0, 64, 64), jax.NamedSharding(mesh, jax.P("data")))
+    kernel = jax.device_put(normal(1, 64, 64), jax.NamedSharding(mesh, jax.P()))
+    with jax.set_mesh(mesh):
+        assert custom_calls(product, rows, kernel) == 0
+        assert_close(product(rows, kernel), np.asarray(rows) @ np.asarray(kernel))
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
+def test_other_results_than_float32_are_those_of_lax():
+    args = normal(0, 64, 64), normal(1, 64, 64)
+    for dtype in (jnp.bfloat16, np.dtype("float64")):
+        assert custom_calls(lambda *args, dtype=dtype: dot_general(*args, LAST, None, dtype), *args) == 0

@@ -18,7 +18,7 @@ from tmu_jax.models import native
 from tmu_jax.models.convolution import conv_general_dilated
 
 compilers = [os.environ.get("CXX"), *map(shutil.which, ("c++", "g++", "clang++"))]
-# Not by `native.is_available()`: code that does not compile must fail, not be skipped.
+# Not by `native.is_available`: code that does not compile must fail, not be skipped.
 HAS_COMPILER = any(compilers) and os.environ.get("TMU_JAX_NATIVE") != "0"
 needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="needs a C++ compiler")
 
@@ -42,8 +42,9 @@ def custom_calls(function, *args):
 
 
 @needs_compiler
-def test_compiles_here():
-    assert native.is_available()
+@pytest.mark.parametrize("group", native._GROUPS)
+def test_compiles_here(group):
+    assert native.is_available(group)
 
 
 @needs_compiler
@@ -65,6 +66,29 @@ def test_winograd_of_stride_2(shape, padding):
     """
     padding = ((padding, padding), (padding, padding)) if padding == 1 else padding
     assert_agrees_with_lax(shape, 3, 64, 2, padding)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("shape", "stride", "padding", "takes"),
+    [
+        ((2, 8, 8, 32), 1, "SAME", True),
+        ((2, 8, 8, 32), 2, "SAME", True),
+        ((2, 8, 8, 32), 2, ((2, 1), (0, 1)), True),
+        ((2, 8, 8, 32), 2, ((1, 1), (0, 1)), False),
+        ((2, 8, 8, 24), 1, "SAME", False),
+        ((2, 1, 1, 32), 1, "SAME", False),
+        ((2, 4, 4, 32), 2, "SAME", False),
+    ],
+)
+def test_what_takes_winograd(shape, stride, padding, takes):
+    """Of integers, products of patches are exact, and Winograd's algorithm, by points that are none, is not."""
+    rng = np.random.default_rng(0)
+    images, kernel = (jnp.asarray(rng.integers(-9, 10, size), jnp.float32) for size in (shape, (3, 3, shape[-1], 64)))
+    ours, exact = (
+        bind(convolve, stride, padding)(images, kernel) for convolve in (conv_general_dilated, lax.conv_general_dilated)
+    )
+    assert takes == (np.asarray(ours) != np.asarray(exact)).any()
 
 
 @needs_compiler
@@ -184,14 +208,16 @@ def anew(monkeypatch, tmp_path):
 
 @needs_compiler
 @pytest.mark.skipif(sys.platform != "linux", reason="the cache folder is set for Linux")
-def test_compiled_once_and_kept(anew, monkeypatch, caplog):
-    assert native.is_available()
+@pytest.mark.parametrize("group", native._GROUPS)
+def test_compiled_once_and_kept(anew, monkeypatch, caplog, group):
+    assert native.is_available(group)
     folder = anew / "tmu_jax" / "native"
     made = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    sources = native._GROUPS[native.CONVOLUTIONS]
-    assert sorted(name.split("-")[0] for name in made) == sorted(pathlib.Path(name).stem for name in sources)
+    assert sorted(name.split("-")[0] for name in made) == sorted(
+        pathlib.Path(name).stem for name in native._GROUPS[group]
+    )
     native.is_available.cache_clear()
-    assert native.is_available()
+    assert native.is_available(group)
     assert made == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert not caplog.records
 
@@ -220,11 +246,11 @@ def fake_compiler(arguments, **_):
 def test_where_it_cannot_be_compiled_a_warning_says_so(anew, monkeypatch, caplog, compiler, reason):
     monkeypatch.setenv("CXX", compiler)
     with caplog.at_level(logging.WARNING, "tmu_jax"):
-        assert not native.is_available()
+        assert not native.is_used()
+        assert native.describe() == "XLA"
     (record,) = caplog.records
     assert "C++ compiler" in record.getMessage()
     assert reason in record.getMessage()
-    assert native.describe() == "XLA"
 
 
 @needs_compiler
@@ -234,14 +260,14 @@ def test_the_compilers_own_words_are_passed_on(anew, monkeypatch, caplog, tmp_pa
     monkeypatch.setitem(native._GROUPS, native.CONVOLUTIONS, {"broken.cc": ()})
     monkeypatch.setattr(native, "_prefix", lambda: "broken")
     with caplog.at_level(logging.WARNING, "tmu_jax"):
-        assert not native.is_available()
+        assert not native.is_available(native.CONVOLUTIONS)
     assert "out of order" in caplog.text
     assert not list(anew.rglob("*.so"))
 
 
 def test_switched_off_by_the_environment(anew, monkeypatch, caplog):
     monkeypatch.setenv("TMU_JAX_NATIVE", "0")
-    assert not native.is_available()
+    assert not native.is_available(native.CONVOLUTIONS)
     assert not caplog.records
 
 

@@ -47,12 +47,12 @@ def test_native_code_counts_as_compiled_inside_what_is_traced_too():
     @jax.jit
     def traced(x: jax.Array) -> jax.Array:
         with compiling_native():
-            time.sleep(0.05)
+            time.sleep(0.2)
         return x
 
     with Stopwatch() as watch:
         traced(jnp.ones(())).block_until_ready()
         with compiling_native():
-            time.sleep(0.05)
-    assert watch.compile_seconds >= 0.1
-    assert watch.seconds < 0.05
+            time.sleep(0.2)
+    assert watch.compile_seconds >= 0.4
+    assert watch.seconds < 0.2

@@ -13,10 +13,10 @@ from tmu_jax.models import native
 _WHOLE_WIDTH = 16
 
 
-def is_compiled(tokens: Array, head_dim: int) -> bool:
-    """Whether compiled code takes heads of this width for tokens float[n, t, d]."""
+def is_compiled(tokens: Array, head_dim: int, *others: Array) -> bool:
+    """Whether compiled code takes heads of this width for tokens float[n, t, d] and other arrays beside them."""
     fits = tokens.dtype == jnp.float32 and tokens.shape[1] > 1 and head_dim % _WHOLE_WIDTH == 0 and tokens.size > 0
-    return fits and native.is_used(tokens, group=native.ATTENTION)
+    return fits and native.is_used(tokens, *others, group=native.ATTENTION)
 
 
 def mix_others(query: Array, key: Array, value: Array, scale: Array) -> Array:
@@ -46,7 +46,7 @@ def mix_others(query: Array, key: Array, value: Array, scale: Array) -> Array:
 
 
 def mix_others_compiled(projections: Array, scale: Array) -> Array:
-    """The same of queries, keys and values in one array, float32[n, t, 3, heads, head_dim]; needs `is_compiled`."""
+    """The same of queries, keys and values in one array, float32[n, t, 3, heads, head_dim]; where `is_compiled`."""
     return _compiled()(projections, scale)
 
 

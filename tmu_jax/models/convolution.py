@@ -133,7 +133,8 @@ def _is_plain(
 ) -> bool:
     dilated = any(dilation != 1 for dilations in (lhs_dilation, rhs_dilation) for dilation in dilations or ())
     grouped = feature_group_count != 1 or batch_group_count != 1
-    float32 = lhs.dtype == rhs.dtype == jnp.float32 and preferred_element_type in (None, jnp.float32)
+    wanted = preferred_element_type is None or jnp.dtype(preferred_element_type) == jnp.float32
+    float32 = wanted and lhs.dtype == rhs.dtype == jnp.float32
     return float32 and not dilated and not grouped and out_sharding is None
 
 
@@ -189,9 +190,9 @@ def _convolution(geometry: products.Geometry) -> Callable[[Array, Array], Array]
         kernel = jax.ShapeDtypeStruct(products.kernel_shape(geometry), images.dtype)
         return jax.linear_transpose(lambda kernel: library(images, kernel), kernel)(cotangent)[0]
 
-    forward = mapped(_on_cpu("forward", geometry), library, shared=1)
-    input_gradient = mapped(_on_cpu("input_gradient", geometry), library_input_gradient, shared=1)
-    weight_gradient = mapped(_on_cpu("weight_gradient", geometry), library_weight_gradient, shared=None)
+    forward = mapped(_on_cpu("forward", geometry), library, shares_second=True)
+    input_gradient = mapped(_on_cpu("input_gradient", geometry), library_input_gradient, shares_second=True)
+    weight_gradient = mapped(_on_cpu("weight_gradient", geometry), library_weight_gradient, shares_second=False)
 
     @jax.custom_vjp
     def convolution(images: Array, kernel: Array) -> Array:

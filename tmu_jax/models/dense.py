@@ -30,14 +30,14 @@ def dot_general(
     """Multiplies as `jax.lax.dot_general` does, on a CPU by compiled code.
 
     Hand it to a layer: `nn.Dense(..., dot_general=dot_general)`. Compiled code takes float32 inputs whose last axes are
-    contracted with the kernel's first ones, where there are at least 32 rows and columns; all else is lax's. It may be
-    differentiated once, in reverse mode.
+    contracted with the kernel's first ones, where there are at least 32 rows, columns and contracted numbers, these a
+    multiple of eight; all else is lax's. It may be differentiated once, in reverse mode.
 
     Args:
         lhs: inputs, [..., contracted axes].
         rhs: kernel, [contracted axes, ...].
         dimension_numbers: contracted and batch axes, as lax takes them.
-        precision: precision of the product, as lax takes it.
+        precision: precision of the product, as lax takes it; compiled code computes in float32.
         preferred_element_type: dtype of the result; `None` is the dtype of the inputs.
         out_sharding: sharding of the result, as lax takes it.
 
@@ -51,37 +51,41 @@ def dot_general(
         and tuple(of_rhs) == tuple(range(count))
         and not any(map(len, batch))
         and lhs.dtype == rhs.dtype == jnp.float32
-        and preferred_element_type in (None, jnp.float32)
+        and (preferred_element_type is None or jnp.dtype(preferred_element_type) == jnp.float32)
         and out_sharding is None
     )
     inner, outputs = math.prod(rhs.shape[:count]), math.prod(rhs.shape[count:])
     rows = math.prod(lhs.shape[: lhs.ndim - count])
     worth_it = min(rows, inner, outputs) >= _LEAST and inner % _ROWS_TOGETHER == 0
     if plain and worth_it and native.is_used(lhs, rhs, group=native.ATTENTION):
-        product = _dense()(lhs.reshape(rows, inner), rhs.reshape(inner, outputs))
+        product = _dense(precision)(lhs.reshape(rows, inner), rhs.reshape(inner, outputs))
         return product.reshape(*lhs.shape[: lhs.ndim - count], *rhs.shape[count:])
     options = {} if out_sharding is None else {"out_sharding": out_sharding}
     return lax.dot_general(lhs, rhs, dimension_numbers, precision, preferred_element_type, **options)
 
 
 @functools.cache
-def _dense() -> Callable[[Array, Array], Array]:
+def _dense(precision: Any) -> Callable[[Array, Array], Array]:
     """The differentiable product of rows [n, inputs] and a kernel [inputs, outputs]."""
 
     def call(function: str, shape: Callable[[Array, Array], tuple[int, int]]) -> Callable[[Array, Array], Array]:
         return lambda first, second: native.call(function, shape(first, second))(first, second)
 
     def library(axis: int, other: int) -> Callable[[Array, Array], Array]:
-        return lambda first, second: lax.dot_general(first, second, (((axis,), (other,)), ((), ())))
+        return lambda first, second: lax.dot_general(first, second, (((axis,), (other,)), ((), ())), precision)
 
-    forward = mapped(call("dense", lambda rows, kernel: (len(rows), kernel.shape[1])), library(1, 0), shared=1)
+    forward = mapped(
+        call("dense", lambda rows, kernel: (len(rows), kernel.shape[1])), library(1, 0), shares_second=True
+    )
     input_gradient = mapped(
-        call("dense_input_gradient", lambda cotangent, kernel: (len(cotangent), len(kernel))), library(1, 1), shared=1
+        call("dense_input_gradient", lambda cotangent, kernel: (len(cotangent), len(kernel))),
+        library(1, 1),
+        shares_second=True,
     )
     weight_gradient = mapped(
         call("dense_weight_gradient", lambda rows, cotangent: (rows.shape[1], cotangent.shape[1])),
         library(0, 0),
-        shared=None,
+        shares_second=False,
     )
 
     @jax.custom_vjp

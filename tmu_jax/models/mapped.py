@@ -7,15 +7,15 @@ from jax import Array, lax
 
 
 def mapped(
-    on_cpu: Callable[[Array, Array], Array], library: Callable[[Array, Array], Array], shared: int | None
+    on_cpu: Callable[[Array, Array], Array], library: Callable[[Array, Array], Array], shares_second: bool
 ) -> Callable[[Array, Array], Array]:
     """A function of two arrays with a path for the CPU, one for other platforms, and its own batching rule.
 
     Args:
         on_cpu: what runs on a CPU.
         library: what runs elsewhere.
-        shared: position of the argument that, when it is not mapped, lets the other's mapped axis be folded into the
-            first axis (of images, or of rows); `None` if there is no such argument.
+        shares_second: whether, where the second argument is not mapped, the first one's mapped axis can be folded into
+            its first axis (of images, or of rows).
     """
 
     @jax.custom_batching.custom_vmap
@@ -25,7 +25,7 @@ def mapped(
 
     @function.def_vmap
     def rule(axis_size: int, is_mapped: list[bool], first: Array, second: Array) -> tuple[Array, bool]:
-        if shared == 1 and not is_mapped[1]:
+        if shares_second and not is_mapped[1]:
             folded = function(first.reshape(-1, *first.shape[2:]), second)
             return folded.reshape(axis_size, -1, *folded.shape[1:]), True
         args = (first, second)

@@ -60,7 +60,7 @@ class Heads(nn.Module):
 
         kernel = self.param("kernel", init, shape, self.param_dtype).astype(self.dtype)
         tokens = tokens.astype(self.dtype)
-        if attention.is_compiled(tokens, self.head_dim):
+        if attention.is_compiled(tokens, self.head_dim, kernel, scale):
             return attention.mix_others_compiled(dot_general(tokens, kernel, (((2,), (0,)), ((), ()))), scale)
         query, key, value = (jnp.einsum("ntd,dhe->nthe", tokens, kernel[:, part]) for part in range(3))
         return attention.mix_others(query, key, value, scale)
@@ -104,6 +104,9 @@ class LocalitySelfAttention(nn.Module):
 
 class ViT(nn.Module):
     """A pre-norm vision transformer with a class token; its final state is the embedding.
+
+    On a CPU, where its layers are compiled code (`TMU_JAX_NATIVE=0` prevents it), it is differentiated in reverse mode
+    only, and once.
 
     Attributes:
       num_classes: number of outputs.

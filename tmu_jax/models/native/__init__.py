@@ -49,7 +49,7 @@ _loaded: list[ctypes.CDLL] = []
 
 def describe() -> str:
     """What computes convolutions, batch norm and the like on this CPU, in words, for records."""
-    return "compiled C++" if is_available() else "XLA"
+    return "compiled C++" if is_available(CONVOLUTIONS) else "XLA"
 
 
 def scratch_bytes() -> int:
@@ -64,14 +64,16 @@ def scratch_bytes() -> int:
 def is_used(*arrays: jax.Array, group: str = CONVOLUTIONS) -> bool:
     """Whether what is traced now for these arrays takes compiled functions: for a CPU, if they can be had.
 
-    Arrays that differ from device to device inside `jax.shard_map` do not.
+    Arrays that differ from device to device inside `jax.shard_map` do not, nor do those of a mesh with explicit axes.
     """
-    is_manual = any(jax.typeof(array).manual_axis_type.varying for array in arrays)
-    return jax.default_backend() == "cpu" and not is_manual and is_available(group)
+    types = [jax.typeof(array) for array in arrays]
+    is_manual = any(kind.manual_axis_type.varying for kind in types)
+    is_explicit = any(jax.sharding.AxisType.Explicit in kind.sharding.mesh.axis_types for kind in types)
+    return jax.default_backend() == "cpu" and not is_manual and not is_explicit and is_available(group)
 
 
 def call(function: str, shapes: Any, **attributes: int | float | bool) -> Callable[..., Any]:
-    """One of the compiled functions; needs `is_available` of its group.
+    """One of the compiled functions, where there are any.
 
     Args:
         function: "forward" of (images, kernel), "input_gradient" of (cotangent, kernel), "weight_gradient" of (images,
@@ -80,7 +82,13 @@ def call(function: str, shapes: Any, **attributes: int | float | bool) -> Callab
             others as their sources describe them.
         shapes: of the result, or a list of them, float32 all.
         **attributes: what the function takes beside arrays.
+
+    Raises:
+        RuntimeError: where its group is not available.
     """
+    (group,) = (group for group, sources in _GROUPS.items() if any(function in names for names in sources.values()))
+    if not is_available(group):
+        raise RuntimeError(f"{function} is not available on this machine: {group} were not compiled")
     results: Any = (
         jax.ShapeDtypeStruct(shapes, np.float32)
         if not isinstance(shapes, list)
@@ -97,7 +105,7 @@ def _attribute(value: int | float | bool) -> np.bool_ | np.int64 | np.float32:
 
 
 @functools.cache
-def is_available(group: str = CONVOLUTIONS) -> bool:
+def is_available(group: str) -> bool:
     """Whether there are compiled functions here; compiles and registers a group of them at its first call."""
     sources = _GROUPS[group]
     if os.environ.get("TMU_JAX_NATIVE") == "0":

@@ -129,7 +129,7 @@ constexpr int kTogether = 8;
 // Turns scores [token, Padded()] into weights that sum to one in each row, in place; 0 for a token itself and past the
 // last token.
 void Softmax(const Shape& s, float* scores) {
-  constexpr float kNone = -std::numeric_limits<float>::max();
+  constexpr float kNone = -std::numeric_limits<float>::max(), kPadding = -std::numeric_limits<float>::infinity();
   const int64_t padded = s.Padded();
   for (int64_t first = 0; first < s.tokens; first += kTogether) {
     const int64_t count = std::min<int64_t>(kTogether, s.tokens - first);
@@ -137,7 +137,7 @@ void Softmax(const Shape& s, float* scores) {
     for (int64_t token = first; token < first + count; ++token) {
       float* row = scores + token * padded;
       row[token] = kNone;
-      std::fill(row + s.tokens, row + padded, kNone);
+      std::fill(row + s.tokens, row + padded, kPadding);
     }
     for (int64_t i = 0; i < count; ++i) {
       const float* row = scores + (first + i) * padded;

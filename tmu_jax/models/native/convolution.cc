@@ -1,8 +1,8 @@
 // Convolutions on a CPU: forward, input gradient and weight gradient, called by XLA through its foreign function
 // interface (https://docs.jax.dev/en/latest/ffi.html). `__init__.py` compiles this file for the machine it runs on.
 //
-// 3x3 kernels of stride 1 and 2 take Winograd's algorithm (winograd.h), all others, and few channels, products of
-// patches (patches.h). A block of tiles or patches stays in one core's cache from its first transform to its last,
+// 3x3 kernels of stride 1 and 2 mostly take Winograd's algorithm (winograd.h), all others, and few channels, products
+// of patches (patches.h). A block of tiles or patches stays in one core's cache from its first transform to its last,
 // which XLA's own operations cannot do.
 //
 // Images are [n, height, width, channels], kernels [window, window, channels, features], all float32 and row-major.

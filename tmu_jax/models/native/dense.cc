@@ -19,23 +19,21 @@ void MultiplyRows(ffi::ThreadPool& pool, const float* rows, int64_t n, int64_t s
     const Scratch scratch(kRows * (steps + kPanel));
     float *tail = scratch.data(), *products = tail + kRows * steps;  // [kRows, steps]; [kRows, kPanel]
     const int64_t first = block * kRowsTogether, last = std::min(first + kRowsTogether, n);
+    const int64_t whole = last - (last - first) % kRows;
+    std::copy(rows + whole * steps, rows + last * steps, tail);  // Its other rows are not read from the result.
     for (int64_t column = 0; column < columns; column += kPanel) {
       const float* panel = panels + column * steps;
       const int64_t wide = std::min<int64_t>(kPanel, columns - column);
       for (int64_t row = first; row < last; row += kRows) {
         const int64_t high = std::min<int64_t>(kRows, last - row);
-        const float* from = rows + row * steps;
+        const float* from = high < kRows ? tail : rows + row * steps;
         float* to = out + row * columns + column;
         if (high == kRows && wide == kPanel) {
           Multiply<false, false>(from, steps, panel, steps, to, columns);
-          continue;
+        } else {
+          Multiply<false, false>(from, steps, panel, steps, products, kPanel);
+          for (int64_t i = 0; i < high; ++i) Copy(to + i * columns, products + i * kPanel, wide);
         }
-        if (high < kRows) {  // The other rows of `tail` are not read from the result.
-          std::copy(from, from + high * steps, tail);
-          from = tail;
-        }
-        Multiply<false, false>(from, steps, panel, steps, products, kPanel);
-        for (int64_t i = 0; i < high; ++i) Copy(to + i * columns, products + i * kPanel, wide);
       }
     }
   });

@@ -71,7 +71,7 @@ void NearestRows(ffi::ThreadPool& pool, const Rows& queries, const Rows& bank, i
         packed.data()[first * columns + column * kPanel + i] = queries.values[(first + i) * columns + column];
   });
   const int64_t share = CeilDiv(queries.count, std::max<int64_t>(1, pool.num_threads()));
-  const int64_t together = std::min(kMostTogether, RoundUp(share, kPanel));
+  const int64_t together = std::clamp<int64_t>(RoundUp(share, kPanel), kPanel, kMostTogether);
   std::fill(least, least + queries.count * count, kInfinity);
   std::vector<int32_t> indices(queries.count * count);
   ParallelFor(pool, CeilDiv(queries.count, together), [&](int64_t block) {
