@@ -22,7 +22,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from tmu_jax.models import native, products
-from tmu_jax.models.mapped import mapped
+from tmu_jax.models.mapped import mapped, product
 
 # What a chunk of images is transformed into takes 8 MiB: more leaves the cache. Where channels and features are equally
 # many, each of Winograd's products then has 2^17 results; XLA computes smaller ones on one core alone.
@@ -193,20 +193,7 @@ def _convolution(geometry: products.Geometry) -> Callable[[Array, Array], Array]
     forward = mapped(_on_cpu("forward", geometry), library, shares_second=True)
     input_gradient = mapped(_on_cpu("input_gradient", geometry), library_input_gradient, shares_second=True)
     weight_gradient = mapped(_on_cpu("weight_gradient", geometry), library_weight_gradient, shares_second=False)
-
-    @jax.custom_vjp
-    def convolution(images: Array, kernel: Array) -> Array:
-        return forward(images, kernel)
-
-    def convolution_fwd(images: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-        return forward(images, kernel), (images, kernel)
-
-    def convolution_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-        images, kernel = residuals
-        return input_gradient(cotangent, kernel), weight_gradient(images, cotangent)
-
-    convolution.defvjp(convolution_fwd, convolution_bwd)
-    return convolution
+    return product(forward, input_gradient, weight_gradient)
 
 
 def _on_cpu(function: str, geometry: products.Geometry) -> Callable[[Array, Array], Array]:

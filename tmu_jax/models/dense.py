@@ -5,13 +5,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
 from tmu_jax.models import native
-from tmu_jax.models.mapped import mapped
+from tmu_jax.models.mapped import mapped, product
 
 # A product of fewer rows or columns is not worth a call.
 _LEAST = 32
@@ -58,8 +57,8 @@ def dot_general(
     rows = math.prod(lhs.shape[: lhs.ndim - count])
     worth_it = min(rows, inner, outputs) >= _LEAST and inner % _ROWS_TOGETHER == 0
     if plain and worth_it and native.is_used(lhs, rhs, group=native.ATTENTION):
-        product = _dense(precision)(lhs.reshape(rows, inner), rhs.reshape(inner, outputs))
-        return product.reshape(*lhs.shape[: lhs.ndim - count], *rhs.shape[count:])
+        result = _dense(precision)(lhs.reshape(rows, inner), rhs.reshape(inner, outputs))
+        return result.reshape(*lhs.shape[: lhs.ndim - count], *rhs.shape[count:])
     options = {} if out_sharding is None else {"out_sharding": out_sharding}
     return lax.dot_general(lhs, rhs, dimension_numbers, precision, preferred_element_type, **options)
 
@@ -87,17 +86,4 @@ def _dense(precision: Any) -> Callable[[Array, Array], Array]:
         library(0, 0),
         shares_second=False,
     )
-
-    @jax.custom_vjp
-    def dense(rows: Array, kernel: Array) -> Array:
-        return forward(rows, kernel)
-
-    def dense_fwd(rows: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-        return forward(rows, kernel), (rows, kernel)
-
-    def dense_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-        rows, kernel = residuals
-        return input_gradient(cotangent, kernel), weight_gradient(rows, cotangent)
-
-    dense.defvjp(dense_fwd, dense_bwd)
-    return dense
+    return product(forward, input_gradient, weight_gradient)

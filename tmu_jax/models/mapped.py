@@ -1,4 +1,4 @@
-"""Functions with a path of their own for the CPU, that can be mapped over."""
+"""Functions with a path of their own for the CPU, that can be mapped over and differentiated."""
 
 from collections.abc import Callable
 
@@ -36,4 +36,32 @@ def mapped(
 
         return lax.map(one, tuple(arg for arg, one_is in zip(args, is_mapped, strict=True) if one_is)), True
 
+    return function
+
+
+def product(
+    forward: Callable[[Array, Array], Array],
+    input_gradient: Callable[[Array, Array], Array],
+    weight_gradient: Callable[[Array, Array], Array],
+) -> Callable[[Array, Array], Array]:
+    """A function that is linear in its inputs and in its kernel, with the gradients of both; in reverse mode, once.
+
+    Args:
+        forward: (inputs, kernel) -> outputs.
+        input_gradient: (cotangent of the outputs, kernel) -> cotangent of the inputs.
+        weight_gradient: (inputs, cotangent of the outputs) -> cotangent of the kernel.
+    """
+
+    @jax.custom_vjp
+    def function(inputs: Array, kernel: Array) -> Array:
+        return forward(inputs, kernel)
+
+    def function_fwd(inputs: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+        return forward(inputs, kernel), (inputs, kernel)
+
+    def function_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+        inputs, kernel = residuals
+        return input_gradient(cotangent, kernel), weight_gradient(inputs, cotangent)
+
+    function.defvjp(function_fwd, function_bwd)
     return function
