@@ -70,13 +70,28 @@ def test_winograd_of_stride_2(shape, padding):
 
 @needs_compiler
 @pytest.mark.parametrize(
+    ("shape", "stride", "padding"),
+    [
+        ((70, 4, 4, 128), 1, "SAME"),
+        ((3, 7, 9, 160), 1, "VALID"),
+        ((70, 8, 8, 128), 2, "SAME"),
+        ((5, 9, 15, 96), 2, ((1, 1), (1, 0))),
+    ],
+)
+def test_winograd_of_few_tiles(shape, stride, padding):
+    """For large kernels: up to four cores take panels of features, not tiles; the first and third in more blocks."""
+    assert_agrees_with_lax(shape, 3, 256, stride, padding)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
     ("shape", "stride", "padding", "takes"),
     [
         ((2, 8, 8, 32), 1, "SAME", True),
         ((2, 8, 8, 32), 2, "SAME", True),
         ((2, 8, 8, 32), 2, ((2, 1), (0, 1)), True),
         ((2, 8, 8, 32), 2, ((1, 1), (0, 1)), False),
-        ((2, 8, 8, 24), 1, "SAME", False),
+        ((2, 8, 8, 20), 1, "SAME", False),
         ((2, 1, 1, 32), 1, "SAME", False),
         ((2, 4, 4, 32), 2, "SAME", False),
     ],

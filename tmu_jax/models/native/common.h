@@ -25,6 +25,9 @@ namespace {
 
 namespace ffi = xla::ffi;
 
+// For parts of inner loops that compilers leave as calls, where that costs a tenth and more.
+#define TMU_JAX_INLINE inline __attribute__((always_inline))
+
 // --- Vectors. A product computes kRows rows of a panel of two vectors' columns at a time, all in registers.
 
 #if defined(__AVX512F__)

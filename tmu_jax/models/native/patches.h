@@ -24,13 +24,18 @@ struct Patches {
   bool IsWhole() const { return rows == out_height && columns == out_width; }
 };
 
-// Writes `count` patches, `apart` numbers from each other.
-void Gather(const Patches& p, const float* source, Cursor pixel, int64_t count, float* patches, int64_t apart) {
+// Writes `count` patches, `apart` numbers from each other: a vector more than the length of one, or more. What lies
+// behind a patch is written over.
+void Gather(const Patches& p, int64_t images, const float* source, Cursor pixel, int64_t count, float* patches,
+            int64_t apart) {
+  const float* end = source + images * p.height * p.width * p.channels;
   for (int64_t q = 0; q < count; ++q, pixel.Advance()) {
     const float* image = source + pixel.image * p.height * p.width * p.channels;
     const int64_t column = pixel.column * p.stride - p.left;
     const int64_t before = std::clamp<int64_t>(-column, 0, p.window_width);
     const int64_t after = std::clamp<int64_t>(column + p.window_width - p.width, 0, p.window_width - before);
+    // Rows of a window that a vector holds are copied with what follows them; the next row is then written over that.
+    const bool is_short = before + after == 0 && p.window_width * p.channels <= kLanes;
     for (int64_t i = 0; i < p.window_height; ++i) {
       float* to = patches + q * apart + i * p.window_width * p.channels;
       const int64_t row = pixel.row * p.stride - p.top + i, length = p.window_width * p.channels;
@@ -38,25 +43,35 @@ void Gather(const Patches& p, const float* source, Cursor pixel, int64_t count, 
         std::fill(to, to + length, 0.0f);
         continue;
       }
+      const float* from = image + (row * p.width + column + before) * p.channels;
+      if (is_short && from + kLanes <= end) {
+        Store(to, Load(from));
+        continue;
+      }
       std::fill(to, to + before * p.channels, 0.0f);
-      Copy(to + before * p.channels, image + (row * p.width + column + before) * p.channels,
-           length - (before + after) * p.channels);
+      Copy(to + before * p.channels, from, length - (before + after) * p.channels);
       std::fill(to + length - after * p.channels, to + length, 0.0f);
     }
   }
 }
 
+// How many patches lie in memory together: as many as a core's cache holds, within bounds.
+int64_t PixelsTogether(int64_t apart, int64_t least) {
+  return std::clamp<int64_t>((1 << 14) / apart / kRows * kRows, least, 256);
+}
+
 // result[pixel] = patch of the pixel times weights [panel, length of a patch, kPanel].
 void MultiplyPatches(ffi::ThreadPool& pool, const Patches& p, int64_t images, const float* source, const float* weights,
                      int64_t features, float* result) {
-  constexpr int64_t kPixelsTogether = 64;
   const int64_t pixels = images * p.rows * p.columns, length = p.Length(), apart = length + kLanes;
-  ParallelFor(pool, CeilDiv(pixels, kPixelsTogether), [&](int64_t block) {
-    const Scratch scratch(kPixelsTogether * (apart + kPanel));
-    float* patches = scratch.data();                      // [pixel, length], `apart`
-    float* products = patches + kPixelsTogether * apart;  // [pixel, kPanel]
-    const int64_t start = block * kPixelsTogether, count = std::min(kPixelsTogether, pixels - start);
-    Gather(p, source, Cursor(p.rows, p.columns, start), count, patches, apart);
+  const int64_t share = RoundUp(CeilDiv(pixels, std::max<int64_t>(1, pool.num_threads())), kRows);
+  const int64_t together = std::min(PixelsTogether(apart, 64), share);
+  ParallelFor(pool, CeilDiv(pixels, together), [&](int64_t block) {
+    const Scratch scratch(together * (apart + kPanel));
+    float* patches = scratch.data();               // [pixel, length], `apart`
+    float* products = patches + together * apart;  // [pixel, kPanel]
+    const int64_t start = block * together, count = std::min(together, pixels - start);
+    Gather(p, images, source, Cursor(p.rows, p.columns, start), count, patches, apart);
     for (int64_t feature = 0; feature < features; feature += kPanel) {
       if (p.IsWhole() && count % kRows == 0 && feature + kPanel <= features) {
         for (int64_t q = 0; q < count; q += kRows)
@@ -176,52 +191,65 @@ void FewChannelsInputGradient(ffi::ThreadPool& pool, const Geometry& g, const fl
         Multiply<false, false>(rows, g.features, packed.data() + i * g.features, g.features, products + q * padded + i,
                                padded);
     }
-    for (int64_t row = 0; row < g.height; ++row)
-      for (int64_t column = 0; column < g.width; ++column) {
-        Short sum{};  // The lanes past the channels are not stored.
-        for (int64_t i = 0; i < g.window; ++i) {
-          const int64_t down = row + g.top - i, out_row = down / g.stride;
-          if (down < 0 || down % g.stride != 0 || out_row >= g.out_height) continue;
-          for (int64_t j = 0; j < g.window; ++j) {
-            const int64_t right = column + g.left - j, out_column = right / g.stride;
-            if (right < 0 || right % g.stride != 0 || out_column >= g.out_width) continue;
-            sum +=
-                Load<Short>(products + (out_row * g.out_width + out_column) * padded + (i * g.window + j) * g.channels);
+    const auto add_up = [&](auto stride) {
+      for (int64_t row = 0; row < g.height; ++row)
+        for (int64_t column = 0; column < g.width; ++column) {
+          Short sum{};  // The lanes past the channels are not stored.
+          for (int64_t i = 0; i < g.window; ++i) {
+            const int64_t down = row + g.top - i, out_row = down / stride;
+            if (down < 0 || down % stride != 0 || out_row >= g.out_height) continue;
+            for (int64_t j = 0; j < g.window; ++j) {
+              const int64_t right = column + g.left - j, out_column = right / stride;
+              if (right < 0 || right % stride != 0 || out_column >= g.out_width) continue;
+              sum += Load<Short>(products + (out_row * g.out_width + out_column) * padded +
+                                 (i * g.window + j) * g.channels);
+            }
           }
+          float values[4];
+          Store(values, sum);
+          std::copy(values, values + g.channels, out + ((image * g.height + row) * g.width + column) * g.channels);
         }
-        float values[4];
-        Store(values, sum);
-        std::copy(values, values + g.channels, out + ((image * g.height + row) * g.width + column) * g.channels);
-      }
+    };
+    if (g.stride == 1) {
+      add_up(std::integral_constant<int64_t, 1>());  // Without divisions.
+    } else {
+      add_up(g.stride);
+    }
   });
 }
 
 void PatchesWeightGradient(ffi::ThreadPool& pool, const Geometry& g, const float* images, const float* cotangent,
                            float* out) {
-  constexpr int64_t kPixelsTogether = 128, kLeastPixels = 256;
+  constexpr int64_t kLeastPixels = 256;
   const Patches p = ForwardPatches(g);
   const int64_t length = p.Length(), rows = RoundUp(length, kRows), apart = rows + kLanes;
+  const int64_t together = PixelsTogether(apart, 128);
   const int64_t features = g.features, panels = CeilDiv(features, kPanel), size = rows * panels * kPanel;
   const int64_t pixels = g.images * g.out_height * g.out_width;
   const int64_t groups = std::clamp<int64_t>(pool.num_threads(), 1, std::max<int64_t>(1, pixels / kLeastPixels));
   const Scratch totals(groups * size);  // [group, panel, row, kPanel]
   ParallelFor(pool, groups, [&](int64_t group) {
     const int64_t first = pixels * group / groups, last = pixels * (group + 1) / groups;
-    const Scratch scratch(kPixelsTogether * (apart + panels * kPanel));
-    float* patches = scratch.data();                     // [pixel, length], `apart`
-    float* outputs = patches + kPixelsTogether * apart;  // [panel, pixel, kPanel]
+    const Scratch scratch(together * (apart + panels * kPanel));
+    float* patches = scratch.data();              // [pixel, length], `apart`
+    float* outputs = patches + together * apart;  // [panel, pixel, kPanel]
     float* total = totals.data() + group * size;
-    for (int64_t start = first; start < last; start += kPixelsTogether) {
-      const int64_t count = std::min(kPixelsTogether, last - start);
-      Gather(p, images, Cursor(p.rows, p.columns, start), count, patches, apart);
-      for (int64_t q = 0; q < count; ++q)
-        for (int64_t panel = 0; panel < panels; ++panel)
-          Copy(outputs + (panel * kPixelsTogether + q) * kPanel, cotangent + (start + q) * features + panel * kPanel,
-               std::min<int64_t>(kPanel, features - panel * kPanel));
+    for (int64_t start = first; start < last; start += together) {
+      const int64_t count = std::min(together, last - start);
+      Gather(p, g.images, images, Cursor(p.rows, p.columns, start), count, patches, apart);
+      const float* right = outputs;
+      if (features == kPanel) {  // They lie in memory as a panel does.
+        right = cotangent + start * features;
+      } else {
+        for (int64_t q = 0; q < count; ++q)
+          for (int64_t panel = 0; panel < panels; ++panel)
+            Copy(outputs + (panel * together + q) * kPanel, cotangent + (start + q) * features + panel * kPanel,
+                 std::min<int64_t>(kPanel, features - panel * kPanel));
+      }
       // Rows past `length` and columns past `features` are computed from whatever is there and not read.
       for (int64_t panel = 0; panel < panels; ++panel)
         for (int64_t row = 0; row < rows; row += kRows)
-          Multiply<true>(patches + row, apart, outputs + panel * kPixelsTogether * kPanel, count,
+          Multiply<true>(patches + row, apart, right + panel * together * kPanel, count,
                          total + (panel * rows + row) * kPanel, kPanel, start != first);
     }
   });

@@ -212,6 +212,13 @@ bool TakesWinograd(const Geometry& g) {
          NumTiles<Stride2>(g) * Stride2::kPoints * Stride2::kPoints <= direct;
 }
 
+// Whether each core takes some panels of features with all tiles, and not some tiles with all features: where there are
+// few tiles for a large kernel, whose transform then is in a core's cache and never in memory. With more tiles it is
+// their transforms that would not be.
+bool TakesPanels(const ffi::ThreadPool& pool, const Geometry& g, int64_t tiles) {
+  return tiles <= 128 && g.channels * g.features >= 64 * 256 && g.features / kPanel >= 2 * pool.num_threads();
+}
+
 // Pointers to the pixels of a square, to `outside` where it leaves the image.
 template <int kSide>
 inline void Pixels(const float* image, int64_t height, int64_t width, int64_t channels, int64_t row, int64_t column,
@@ -223,52 +230,129 @@ inline void Pixels(const float* image, int64_t height, int64_t width, int64_t ch
     }
 }
 
-// Transforms a kernel into [position, panel, channel, kPanel]. A turned one is the kernel of `Backwards`: it lies in
-// memory as [3, 3, features, channels], to be turned by half a circle.
-template <typename Scheme>
-void TransformKernels(ffi::ThreadPool& pool, int64_t channels, int64_t features, const float* kernel, bool turned,
-                      float* weights) {
-  const int64_t panels = features / kPanel, blocks = channels / kLanes, plane = channels * features;
-  ParallelFor(pool, panels * blocks, [&](int64_t task) {
-    const int64_t panel = task / blocks, first = task % blocks * kLanes;
-    float block[9][kLanes][kPanel];  // Of a turned kernel, with its axes as they should be.
-    if (turned)
-      for (int position = 0; position < 9; ++position)
-        for (int64_t feature = 0; feature < kPanel; ++feature) {
-          const float* from = kernel + (8 - position) * plane + (panel * kPanel + feature) * channels + first;
-          for (int channel = 0; channel < kLanes; ++channel) block[position][channel][feature] = from[channel];
-        }
-    for (int channel = 0; channel < kLanes; ++channel)
-      for (int lane = 0; lane < kPanel; lane += kLanes) {
-        const float* from =
-            turned ? &block[0][channel][lane] : kernel + (first + channel) * features + panel * kPanel + lane;
-        const int64_t apart = turned ? kLanes * kPanel : plane;
-        float* to = weights + (panel * channels + first + channel) * kPanel + lane;
-        TransformSquare<3, kWeights>(
-            Scheme::Kernel, [&](int i, int j) { return Load(from + (i * 3 + j) * apart); },
-            [&](int i, int j, Vector value) { StoreAround(to + (i * kWeights + j) * plane, value); });
+// Transforms kLanes channels of a kernel, from `first` on, for a panel of features: weights[weight * apart] is
+// [channel, kPanel], written past the caches if kAround (call Fence() then). A turned kernel is the kernel of
+// `Backwards`: it lies in memory as [3, 3, features, channels], to be turned by half a circle.
+template <typename Scheme, bool kAround>
+void TransformKernel(int64_t channels, int64_t features, const float* kernel, bool turned, int64_t panel, int64_t first,
+                     float* weights, int64_t apart) {
+  const int64_t plane = channels * features;
+  float block[9][kLanes][kPanel];  // Of a turned kernel, with its axes as they should be.
+  if (turned)
+    for (int position = 0; position < 9; ++position)
+      for (int64_t feature = 0; feature < kPanel; ++feature) {
+        const float* from = kernel + (8 - position) * plane + (panel * kPanel + feature) * channels + first;
+        for (int channel = 0; channel < kLanes; ++channel) block[position][channel][feature] = from[channel];
       }
-    Fence();
-  });
+  for (int channel = 0; channel < kLanes; ++channel)
+    for (int lane = 0; lane < kPanel; lane += kLanes) {
+      const float* from =
+          turned ? &block[0][channel][lane] : kernel + (first + channel) * features + panel * kPanel + lane;
+      const int64_t from_apart = turned ? kLanes * kPanel : plane;
+      float* to = weights + (first + channel) * kPanel + lane;
+      TransformSquare<3, kWeights>(
+          Scheme::Kernel, [&](int i, int j) { return Load(from + (i * 3 + j) * from_apart); },
+          [&](int i, int j, Vector value) {
+            float* at = to + (i * kWeights + j) * apart;
+            if (kAround) {
+              StoreAround(at, value);
+            } else {
+              Store(at, value);
+            }
+          });
+    }
 }
 
-// With `turned`, `kernel` is that of the convolution whose input gradient is computed; see TransformKernels.
+// Transforms `count` tiles into [tile, position, channel], tiles `in_tile` apart.
+template <typename Scheme>
+void TransformTiles(const Geometry& g, const float* images, const float* outside, int64_t start, int64_t count,
+                    float* inputs, int64_t in_tile) {
+  constexpr int kInputs = Scheme::kInputs, kPoints = Scheme::kPoints;
+  const int64_t channels = g.channels;
+  Cursor tile = Tiles<Scheme>(g, start);
+  for (int64_t t = 0; t < count; ++t, tile.Advance()) {
+    const float* pixels[kInputs][kInputs];
+    Pixels<kInputs>(images + tile.image * g.height * g.width * channels, g.height, g.width, channels,
+                    tile.row * Scheme::kStep - g.top, tile.column * Scheme::kStep - g.left, outside, pixels);
+    for (int64_t channel = 0; channel < channels; channel += kLanes) {
+      float* to = inputs + t * in_tile + channel;
+      TransformSquare<kInputs, kPoints>(
+          Scheme::Input, [&](int i, int j) { return Load(pixels[i][j] + channel); },
+          [&](int i, int j, Vector value) { Store(to + (i * kPoints + j) * channels, value); });
+    }
+  }
+}
+
+// Writes the results of a panel of features, by its weights, of `count` transformed tiles, from `start` on. products,
+// for what lies between: [tile, position, kPanel], tiles `out_tile` apart.
+template <typename Scheme>
+void MultiplyTiles(const Geometry& g, const float* inputs, int64_t in_tile, const float* weights, int64_t apart,
+                   float* products, int64_t out_tile, int64_t start, int64_t count, int64_t panel, float* out) {
+  constexpr int kPoints = Scheme::kPoints, kOutputs = Scheme::kOutputs;
+  const int64_t channels = g.channels, features = g.features;
+  for (int position = 0; position < kPoints * kPoints; ++position) {
+    const int weight = Scheme::Weight(position / kPoints) * kWeights + Scheme::Weight(position % kPoints);
+    for (int64_t t = 0; t < count; t += kRows)  // Tiles past `count`: from whatever is there, and not read.
+      Multiply<false, false>(inputs + t * in_tile + position * channels, in_tile, weights + weight * apart, channels,
+                             products + t * out_tile + position * kPanel, out_tile);
+  }
+  Cursor tile = Tiles<Scheme>(g, start);
+  for (int64_t t = 0; t < count; ++t, tile.Advance()) {
+    const int64_t row = tile.row * kOutputs, column = tile.column * kOutputs;
+    const int64_t rows = g.out_height - row, columns = g.out_width - column;  // Left of the image.
+    for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
+      const float* from = products + t * out_tile + lane;
+      float* to = out + ((tile.image * g.out_height + row) * g.out_width + column) * features + panel * kPanel + lane;
+      TransformSquare<kPoints, kOutputs>(
+          Scheme::Output, [&](int i, int j) { return Load(from + (i * kPoints + j) * kPanel); },
+          [&](int i, int j, Vector value) {
+            if (i < rows && j < columns) Store(to + (i * g.out_width + j) * features, value);
+          });
+    }
+  }
+}
+
+// With `turned`, `kernel` is that of the convolution whose input gradient is computed; see TransformKernel.
 template <typename Scheme>
 void WinogradForward(ffi::ThreadPool& pool, const Geometry& g, const float* images, const float* kernel, bool turned,
                      float* out) {
-  constexpr int kInputs = Scheme::kInputs, kPoints = Scheme::kPoints, kPositions = kPoints * kPoints;
-  constexpr int kOutputs = Scheme::kOutputs;
-  const int64_t channels = g.channels, features = g.features, panels = features / kPanel;
-  const int64_t most = channels < 256 ? 16 : 32;
-  const Scratch kernel_scratch(kWeights * kWeights * channels * features);
-  float* weights = kernel_scratch.data();
-  TransformKernels<Scheme>(pool, channels, features, kernel, turned, weights);
-
+  constexpr int kPositions = Scheme::kPoints * Scheme::kPoints;
+  const int64_t channels = g.channels, features = g.features, panels = features / kPanel, blocks = channels / kLanes;
   const int64_t tiles = NumTiles<Scheme>(g);
-  const int64_t share = RoundUp(CeilDiv(tiles, std::max<int64_t>(1, pool.num_threads())), kRows);
-  const int64_t together = std::max<int64_t>(1, std::min(most, share));
   // One more vector for each tile: tiles a power of two apart would fall on the same places of the cache.
   const int64_t in_tile = kPositions * channels + kLanes, out_tile = kPositions * kPanel + kLanes;
+  if (TakesPanels(pool, g, tiles)) {
+    const Scratch tile_scratch(RoundUp(tiles, kRows) * in_tile + channels);
+    float *inputs = tile_scratch.data(), *outside = inputs + RoundUp(tiles, kRows) * in_tile;
+    std::fill(outside, outside + channels, 0.0f);
+    constexpr int64_t kInTask = 4, kTogether = 64;
+    ParallelFor(pool, CeilDiv(tiles, kInTask), [&](int64_t task) {
+      const int64_t start = task * kInTask, count = std::min(kInTask, tiles - start);
+      TransformTiles<Scheme>(g, images, outside, start, count, inputs + start * in_tile, in_tile);
+    });
+    const int64_t apart = channels * kPanel;
+    ParallelFor(pool, panels, [&](int64_t panel) {
+      const Scratch scratch(kWeights * kWeights * apart + kTogether * out_tile);
+      float *weights = scratch.data(), *products = weights + kWeights * kWeights * apart;
+      for (int64_t block = 0; block < blocks; ++block)
+        TransformKernel<Scheme, false>(channels, features, kernel, turned, panel, block * kLanes, weights, apart);
+      for (int64_t start = 0; start < tiles; start += kTogether)
+        MultiplyTiles<Scheme>(g, inputs + start * in_tile, in_tile, weights, apart, products, out_tile, start,
+                              std::min(kTogether, tiles - start), panel, out);
+    });
+    return;
+  }
+  const int64_t most = channels < 256 ? 16 : 32;
+  const Scratch kernel_scratch(kWeights * kWeights * channels * features);
+  float* weights = kernel_scratch.data();  // [position, panel, channel, kPanel]
+  ParallelFor(pool, panels * blocks, [&](int64_t task) {
+    const int64_t panel = task / blocks;
+    TransformKernel<Scheme, true>(channels, features, kernel, turned, panel, task % blocks * kLanes,
+                                  weights + panel * channels * kPanel, channels * features);
+    Fence();
+  });
+  const int64_t share = RoundUp(CeilDiv(tiles, std::max<int64_t>(1, pool.num_threads())), kRows);
+  const int64_t together = std::max<int64_t>(1, std::min(most, share));
   ParallelFor(pool, CeilDiv(tiles, together), [&](int64_t block) {
     const Scratch scratch(RoundUp(together, kRows) * (in_tile + out_tile) + channels);
     float* inputs = scratch.data();                                   // [tile, position, channel]
@@ -276,44 +360,54 @@ void WinogradForward(ffi::ThreadPool& pool, const Geometry& g, const float* imag
     float* outside = products + RoundUp(together, kRows) * out_tile;  // [channel]
     std::fill(outside, outside + channels, 0.0f);
     const int64_t start = block * together, count = std::min(together, tiles - start);
-
-    Cursor tile = Tiles<Scheme>(g, start);
-    for (int64_t t = 0; t < count; ++t, tile.Advance()) {
-      const float* pixels[kInputs][kInputs];
-      Pixels<kInputs>(images + tile.image * g.height * g.width * channels, g.height, g.width, channels,
-                      tile.row * Scheme::kStep - g.top, tile.column * Scheme::kStep - g.left, outside, pixels);
-      for (int64_t channel = 0; channel < channels; channel += kLanes) {
-        float* to = inputs + t * in_tile + channel;
-        TransformSquare<kInputs, kPoints>(
-            Scheme::Input, [&](int i, int j) { return Load(pixels[i][j] + channel); },
-            [&](int i, int j, Vector value) { Store(to + (i * kPoints + j) * channels, value); });
-      }
-    }
-    for (int64_t panel = 0; panel < panels; ++panel) {
-      for (int position = 0; position < kPositions; ++position) {
-        const int weight = Scheme::Weight(position / kPoints) * kWeights + Scheme::Weight(position % kPoints);
-        for (int64_t t = 0; t < count; t += kRows)  // Tiles past `count`: from whatever is there, and not read.
-          Multiply<false, false>(inputs + t * in_tile + position * channels, in_tile,
-                                 weights + (weight * panels + panel) * channels * kPanel, channels,
-                                 products + t * out_tile + position * kPanel, out_tile);
-      }
-      tile = Tiles<Scheme>(g, start);
-      for (int64_t t = 0; t < count; ++t, tile.Advance()) {
-        const int64_t row = tile.row * kOutputs, column = tile.column * kOutputs;
-        const int64_t rows = g.out_height - row, columns = g.out_width - column;  // Left of the image.
-        for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
-          const float* from = products + t * out_tile + lane;
-          float* to =
-              out + ((tile.image * g.out_height + row) * g.out_width + column) * features + panel * kPanel + lane;
-          TransformSquare<kPoints, kOutputs>(
-              Scheme::Output, [&](int i, int j) { return Load(from + (i * kPoints + j) * kPanel); },
-              [&](int i, int j, Vector value) {
-                if (i < rows && j < columns) Store(to + (i * g.out_width + j) * features, value);
-              });
-        }
-      }
-    }
+    TransformTiles<Scheme>(g, images, outside, start, count, inputs, in_tile);
+    for (int64_t panel = 0; panel < panels; ++panel)
+      MultiplyTiles<Scheme>(g, inputs, in_tile, weights + panel * channels * kPanel, channels * features, products,
+                            out_tile, start, count, panel, out);
   });
+}
+
+// Transforms tiles [start, end) of images for `kRowsOut` rows of positions, from `first_row` on: inputs[position *
+// plane] is [panel of channels, tile, kPanel], with `together` tiles in a panel.
+template <typename Scheme, int kRowsOut>
+TMU_JAX_INLINE void TransformInputs(const Geometry& g, const float* images, const float* outside, int first_row,
+                                    int64_t start, int64_t end, float* inputs, int64_t together, int64_t plane) {
+  constexpr int kInputs = Scheme::kInputs, kPoints = Scheme::kPoints;
+  const int64_t channels = g.channels;
+  Cursor tile = Tiles<Scheme>(g, start);
+  for (int64_t t = 0; t < end - start; ++t, tile.Advance()) {
+    const float* pixels[kInputs][kInputs];
+    Pixels<kInputs>(images + tile.image * g.height * g.width * channels, g.height, g.width, channels,
+                    tile.row * Scheme::kStep - g.top, tile.column * Scheme::kStep - g.left, outside, pixels);
+    for (int64_t channel = 0; channel < channels; channel += kLanes) {
+      float* to = inputs + (channel / kPanel * together + t) * kPanel + channel % kPanel;
+      TransformSquare<kInputs, kPoints, kRowsOut>(
+          Scheme::Input, [&](int i, int j) { return Load(pixels[i][j] + channel); },
+          [&](int i, int j, Vector value) { Store(to + (i * kPoints + j) * plane, value); }, first_row);
+    }
+  }
+}
+
+// Likewise of a cotangent, for `panels` of features from `first_panel` on: outputs[position * plane] is [panel, tile,
+// kPanel].
+template <typename Scheme, int kRowsOut>
+TMU_JAX_INLINE void TransformOutputs(const Geometry& g, const float* cotangent, const float* outside, int first_row,
+                                     int64_t start, int64_t end, int64_t first_panel, int64_t panels, float* outputs,
+                                     int64_t together, int64_t plane) {
+  constexpr int kOutputs = Scheme::kOutputs, kPoints = Scheme::kPoints;
+  const int64_t features = g.features;
+  Cursor tile = Tiles<Scheme>(g, start);
+  for (int64_t t = 0; t < end - start; ++t, tile.Advance()) {
+    const float* results[kOutputs][kOutputs];
+    Pixels<kOutputs>(cotangent + tile.image * g.out_height * g.out_width * features, g.out_height, g.out_width,
+                     features, tile.row * kOutputs, tile.column * kOutputs, outside, results);
+    for (int64_t feature = 0; feature < panels * kPanel; feature += kLanes) {
+      float* to = outputs + (feature / kPanel * together + t) * kPanel + feature % kPanel;
+      TransformSquare<kOutputs, kPoints, kRowsOut>(
+          Scheme::OutputTransposed, [&](int i, int j) { return Load(results[i][j] + first_panel * kPanel + feature); },
+          [&](int i, int j, Vector value) { Store(to + (i * kPoints + j) * plane, value); }, first_row);
+    }
+  }
 }
 
 // Adds up the products of tiles [first, last) for `kRowsOut` rows of positions, from `first_row` on.
@@ -321,8 +415,7 @@ void WinogradForward(ffi::ThreadPool& pool, const Geometry& g, const float* imag
 template <typename Scheme, int kRowsOut>
 void WinogradPartOfWeightGradient(const Geometry& g, const float* images, const float* cotangent, int64_t first,
                                   int64_t last, int first_row, float* total) {
-  constexpr int kInputs = Scheme::kInputs, kPoints = Scheme::kPoints, kPositions = kRowsOut * kPoints;
-  constexpr int kOutputs = Scheme::kOutputs;
+  constexpr int kPoints = Scheme::kPoints, kPositions = kRowsOut * kPoints;
   const int64_t most = g.channels * g.features <= 256 * 256 ? 16 : 32;  // So that what they become stays in a cache.
   const int64_t channels = g.channels, features = g.features, panels = features / kPanel;
   const int64_t together = std::min(most, last - first);
@@ -333,29 +426,11 @@ void WinogradPartOfWeightGradient(const Geometry& g, const float* images, const 
   float* outside = outputs + kPositions * out_plane;  // [channel or feature]
   std::fill(outside, outside + std::max(channels, features), 0.0f);
 
-  Cursor tile = Tiles<Scheme>(g, first);
   for (int64_t start = first; start < last; start += together) {
     const int64_t count = std::min(together, last - start);
-    for (int64_t t = 0; t < count; ++t, tile.Advance()) {
-      const float* pixels[kInputs][kInputs];
-      Pixels<kInputs>(images + tile.image * g.height * g.width * channels, g.height, g.width, channels,
-                      tile.row * Scheme::kStep - g.top, tile.column * Scheme::kStep - g.left, outside, pixels);
-      for (int64_t channel = 0; channel < channels; channel += kLanes) {
-        float* to = inputs + (channel / kPanel * together + t) * kPanel + channel % kPanel;
-        TransformSquare<kInputs, kPoints, kRowsOut>(
-            Scheme::Input, [&](int i, int j) { return Load(pixels[i][j] + channel); },
-            [&](int i, int j, Vector value) { Store(to + (i * kPoints + j) * in_plane, value); }, first_row);
-      }
-      const float* results[kOutputs][kOutputs];
-      Pixels<kOutputs>(cotangent + tile.image * g.out_height * g.out_width * features, g.out_height, g.out_width,
-                       features, tile.row * kOutputs, tile.column * kOutputs, outside, results);
-      for (int64_t feature = 0; feature < features; feature += kLanes) {
-        float* to = outputs + (feature / kPanel * together + t) * kPanel + feature % kPanel;
-        TransformSquare<kOutputs, kPoints, kRowsOut>(
-            Scheme::OutputTransposed, [&](int i, int j) { return Load(results[i][j] + feature); },
-            [&](int i, int j, Vector value) { Store(to + (i * kPoints + j) * out_plane, value); }, first_row);
-      }
-    }
+    TransformInputs<Scheme, kRowsOut>(g, images, outside, first_row, start, start + count, inputs, together, in_plane);
+    TransformOutputs<Scheme, kRowsOut>(g, cotangent, outside, first_row, start, start + count, 0, panels, outputs,
+                                       together, out_plane);
     for (int position = 0; position < kPositions; ++position) {
       const int row = first_row + position / kPoints, column = position % kPoints;
       const int row_weight = Scheme::Weight(row), column_weight = Scheme::Weight(column);
@@ -371,14 +446,70 @@ void WinogradPartOfWeightGradient(const Geometry& g, const float* images, const 
   }
 }
 
+// Writes the weight gradient of a panel of features and of kLanes channels, from `first` on, from the sums of products:
+// totals[weight * apart] is [channel, kPanel], and there are `groups` of them, `size` apart, to be added up.
+template <typename Scheme>
+void TransformTotals(const Geometry& g, const float* totals, int64_t apart, int64_t groups, int64_t size, int64_t panel,
+                     int64_t first, float* out) {
+  for (int64_t channel = first; channel < first + kLanes; ++channel)
+    for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
+      const float* from = totals + channel * kPanel + lane;
+      float* to = out + channel * g.features + panel * kPanel + lane;
+      TransformSquare<kWeights, 3>(
+          Scheme::KernelTransposed,
+          [&](int i, int j) {
+            const float* at = from + (i * kWeights + j) * apart;
+            Vector sum = Load(at);
+            for (int64_t group = 1; group < groups; ++group) sum += Load(at + group * size);
+            return sum;
+          },
+          [&](int i, int j, Vector value) { Store(to + (i * 3 + j) * g.channels * g.features, value); });
+    }
+}
+
+// Each core takes panels of features, whose sums then are in its cache and never in memory.
+template <typename Scheme>
+void WeightGradientOfFewTiles(ffi::ThreadPool& pool, const Geometry& g, const float* images, const float* cotangent,
+                              float* out) {
+  constexpr int kPoints = Scheme::kPoints, kPositions = kPoints * kPoints;
+  const int64_t channels = g.channels, features = g.features, tiles = NumTiles<Scheme>(g);
+  const int64_t in_plane = tiles * channels + kLanes, out_plane = tiles * kPanel + kLanes, apart = channels * kPanel;
+  const Scratch tile_scratch(kPositions * in_plane + std::max(channels, features));
+  float* inputs = tile_scratch.data();              // [position, panel of channels, tile, kPanel]
+  float* outside = inputs + kPositions * in_plane;  // [channel or feature]
+  std::fill(outside, outside + std::max(channels, features), 0.0f);
+  constexpr int64_t kInTask = 4;
+  ParallelFor(pool, CeilDiv(tiles, kInTask), [&](int64_t task) {
+    const int64_t start = task * kInTask, end = std::min(start + kInTask, tiles);
+    TransformInputs<Scheme, kPoints>(g, images, outside, 0, start, end, inputs + start * kPanel, tiles, in_plane);
+  });
+  ParallelFor(pool, features / kPanel, [&](int64_t panel) {
+    const Scratch scratch(kPositions * out_plane + kWeights * kWeights * apart);
+    float *outputs = scratch.data(), *totals = outputs + kPositions * out_plane;
+    TransformOutputs<Scheme, kPoints>(g, cotangent, outside, 0, 0, tiles, panel, 1, outputs, tiles, out_plane);
+    for (int position = 0; position < kPositions; ++position) {
+      const int row = position / kPoints, column = position % kPoints;
+      const int row_weight = Scheme::Weight(row), column_weight = Scheme::Weight(column);
+      for (int64_t channel = 0; channel < channels; channel += kRows)
+        Multiply<true>(inputs + position * in_plane + channel / kPanel * tiles * kPanel + channel % kPanel, kPanel,
+                       outputs + position * out_plane, tiles,
+                       totals + (row_weight * kWeights + column_weight) * apart + channel * kPanel, kPanel,
+                       row != row_weight || column != column_weight);
+    }
+    for (int64_t first = 0; first < channels; first += kLanes)
+      TransformTotals<Scheme>(g, totals, apart, 1, 0, panel, first, out);
+  });
+}
+
 // The positions are cut into kParts, one thread for each: they share the transforms of a tile and need not add up their
 // sums.
 template <typename Scheme, int kParts>
 void WinogradWeightGradient(ffi::ThreadPool& pool, const Geometry& g, const float* images, const float* cotangent,
                             float* out) {
+  const int64_t channels = g.channels, features = g.features, panels = features / kPanel, tiles = NumTiles<Scheme>(g);
+  if (TakesPanels(pool, g, tiles)) return WeightGradientOfFewTiles<Scheme>(pool, g, images, cotangent, out);
   constexpr int64_t kLeastTiles = 64;
   constexpr int kRowsOut = Scheme::kPoints / kParts;
-  const int64_t channels = g.channels, features = g.features, panels = features / kPanel, tiles = NumTiles<Scheme>(g);
   const int64_t groups =
       std::clamp<int64_t>(CeilDiv(pool.num_threads(), kParts), 1, std::max<int64_t>(1, tiles / kLeastTiles));
   const int64_t size = kWeights * kWeights * channels * features;
@@ -392,21 +523,9 @@ void WinogradWeightGradient(ffi::ThreadPool& pool, const Geometry& g, const floa
   });
   const int64_t blocks = channels / kLanes;
   ParallelFor(pool, panels * blocks, [&](int64_t task) {
-    const int64_t panel = task / blocks, first = task % blocks * kLanes;
-    for (int64_t channel = first; channel < first + kLanes; ++channel)
-      for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
-        const float* from = totals + (panel * channels + channel) * kPanel + lane;
-        float* to = out + channel * features + panel * kPanel + lane;
-        TransformSquare<kWeights, 3>(
-            Scheme::KernelTransposed,
-            [&](int i, int j) {
-              const float* at = from + (i * kWeights + j) * channels * features;
-              Vector sum = Load(at);
-              for (int64_t group = 1; group < groups; ++group) sum += Load(at + group * size);
-              return sum;
-            },
-            [&](int i, int j, Vector value) { Store(to + (i * 3 + j) * channels * features, value); });
-      }
+    const int64_t panel = task / blocks;
+    TransformTotals<Scheme>(g, totals + panel * channels * kPanel, channels * features, groups, size, panel,
+                            task % blocks * kLanes, out);
   });
 }
 
