@@ -102,7 +102,7 @@ SCALES = {
     ),
 }  # fmt: skip
 
-STEPS_PER_REPEAT = 3
+STEPS_PER_REPEAT = 2
 STEPS_PER_CALL = 16
 """Training makes a call an epoch, or more calls of 64 steps: 15 steps where 2,000 images are batches of 128."""
 _ATTACK = {"num_steps": 5, "eps": 2 / 255}

@@ -43,7 +43,7 @@ class FirstCall(NamedTuple):
     """A first call in a fresh process.
 
     Attributes:
-      compile_seconds: tracing, lowering and compiling (on Linux, our C++ too), cache look-ups included.
+      compile_seconds: tracing, lowering and compiling, cache look-ups included; our C++ too, where it is not kept yet.
       call_seconds: the whole first call, compilation included.
       process_seconds: from the start of the process to its end.
       peak_bytes: of the largest compiled program: arguments, outputs and temporaries, our C++'s too; of a whole run:
@@ -56,13 +56,39 @@ class FirstCall(NamedTuple):
     peak_bytes: int | None
 
 
-def measure(case: Case, inputs: pathlib.Path, cache: pathlib.Path) -> FirstCall:
+_COMPILE_NATIVE = """
+from tmu_jax.models import native
+from tmu_jax.timing import Stopwatch
+with Stopwatch() as watch:
+    for group in (native.CONVOLUTIONS, native.ATTENTION):
+        native.is_available(group)
+print(watch.compile_seconds)
+"""
+
+
+def compile_native(kept: pathlib.Path) -> float:
+    """Compiles all of our C++ in a fresh process and returns the seconds; on Linux it is kept in this folder."""
+    return float(
+        subprocess.run(
+            [sys.executable, "-c", _COMPILE_NATIVE], env=_environment(kept), check=True, capture_output=True, text=True
+        ).stdout
+    )
+
+
+def _environment(kept: pathlib.Path) -> dict[str, str]:
+    """Of a fresh process that finds this package, and on Linux keeps our C++ in a folder when it has been compiled."""
+    paths = [str(root()), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "XDG_CACHE_HOME": str(kept)}
+
+
+def measure(case: Case, inputs: pathlib.Path, cache: pathlib.Path, kept: pathlib.Path) -> FirstCall:
     """Runs the first call of a case in a fresh process with this compilation cache.
 
     Args:
       case: the case.
       inputs: its .npz file.
       cache: folder of compiled programs.
+      kept: folder of our compiled C++.
 
     Returns:
       Its times and memory.
@@ -74,9 +100,7 @@ def measure(case: Case, inputs: pathlib.Path, cache: pathlib.Path) -> FirstCall:
         folder = pathlib.Path(name)
         (folder / "case.json").write_text(json.dumps(dataclasses.asdict(case)))
         (folder / "inputs.npz").symlink_to(inputs.resolve())
-        paths = [str(root()), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(paths)}
-        environment["XDG_CACHE_HOME"] = str(cache)  # On Linux, where our C++ is kept when it has been compiled.
+        environment = {**_environment(kept), "JAX_COMPILATION_CACHE_DIR": str(cache)}
         start = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.first_call", name],

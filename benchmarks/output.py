@@ -23,9 +23,10 @@ LEGEND = (
     "Seconds are medians of one unit of work (an epoch, a step, an attack, ...), synchronised with the device, "
     "without compilation; a training step's are those in calls of 16 or more. ratio: the rival's over ours, above 1 we "
     "are faster. floor: the larger of FLOPs over the measured matrix-product peak and unavoidable bytes over the "
-    "measured copy bandwidth. compile: tracing and compiling (on a CPU our C++ too) in a fresh process, with "
-    "empty caches (cold) and with filled ones (warm). peak: arguments, outputs and temporaries of the largest compiled "
-    "program; of Table 1, the most that its device, or on a CPU its process, held."
+    "measured copy bandwidth. compile: tracing and compiling in a fresh process, with an empty cache (cold) and with a "
+    "filled one (warm); our C++ for a CPU, which a machine compiles once, counts in Table 1 alone. peak: arguments, "
+    "outputs and temporaries of the largest compiled program; of Table 1, the most that its device, or on a CPU its "
+    "process, held."
 )
 
 

@@ -48,6 +48,12 @@ class Plan:
 
 def run(plan: Plan, report: Report, say: Say) -> bool:
     """Does it and fills the report; returns False when it was interrupted (Ctrl-C), with `report.missing` set."""
+    with tempfile.TemporaryDirectory() as kept:
+        return _run(plan, report, say, pathlib.Path(kept))
+
+
+def _run(plan: Plan, report: Report, say: Say, kept: pathlib.Path) -> bool:
+    """`run` with an empty folder for our compiled C++."""
     names = [case.name for case in plan.cases] + [SCALING] * plan.scaling
     works: dict[str, floor.Work] = {}
     peaks: floor.Peaks | None = None
@@ -56,10 +62,14 @@ def run(plan: Plan, report: Report, say: Say) -> bool:
     try:
         say("measuring this machine's peaks")
         peaks = floor.measure_peaks(plan.tiny)
+        if plan.first_calls and jax.default_backend() == "cpu":
+            seconds = first_call.compile_native(kept)
+            report.notes.append(f"our C++, which a machine compiles once: {seconds:.1f} s")
+            say(report.notes[-1])
         for number, case in enumerate(plan.cases, start=1):
             minutes = (time.perf_counter() - start) / 60
             say(f"[{number}/{len(plan.cases)}] {case.name} (after {minutes:.1f} min)")
-            report.rows += measure_case(case, plan, works, say)
+            report.rows += measure_case(case, plan, works, say, kept)
             done.add(case.name)
         if plan.scaling:
             say("cost against images, classes and seeds")
@@ -77,14 +87,16 @@ def run(plan: Plan, report: Report, say: Say) -> bool:
     return not report.missing
 
 
-def measure_case(case: Case, plan: Plan, works: dict[str, floor.Work], say: Say) -> list[Row]:
+def measure_case(case: Case, plan: Plan, works: dict[str, floor.Work], say: Say, kept: pathlib.Path) -> list[Row]:
     """The rows of a case; a failure on our side becomes a row with an error."""
     try:
         with _inputs(case) as (arrays, path), _fresh_programs() as cache:
             counted = floor.work(case, arrays)
             if counted is not None:
                 works[case.name] = counted
-            calls = _first_calls(case, path, cache, say) if plan.first_calls or case.kind == "table" else None
+            # A whole run begins with nothing, as a newcomer's does.
+            cpp = cache if case.kind == "table" else kept
+            calls = _first_calls(case, path, cache, cpp, say) if plan.first_calls or case.kind == "table" else None
             if case.kind == "table":
                 assert calls is not None
                 rows = [_whole_run(case, calls[1])]
@@ -133,12 +145,12 @@ def _use_cache(folder: str | None) -> None:
 
 
 def _first_calls(
-    case: Case, path: pathlib.Path, cache: pathlib.Path, say: Say
+    case: Case, path: pathlib.Path, cache: pathlib.Path, kept: pathlib.Path, say: Say
 ) -> tuple[first_call.FirstCall, first_call.FirstCall]:
     """The first call with an empty compilation cache, and with the one that this has filled."""
-    cold = first_call.measure(case, path, cache)
+    cold = first_call.measure(case, path, cache, kept)
     say(f"  compiled in {cold.compile_seconds:.1f} s from an empty cache")
-    warm = first_call.measure(case, path, cache)
+    warm = first_call.measure(case, path, cache, kept)
     say(f"  compiled in {warm.compile_seconds:.1f} s from a filled cache")
     # This process need not compile again what they have compiled.
     _use_cache(str(cache))

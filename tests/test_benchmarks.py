@@ -16,11 +16,13 @@ import pytest
 from benchmarks import cases, first_call, floor, kernels, measure, output, scaling, weights
 from benchmarks import run as runs
 from benchmarks.__main__ import choose, command, main
+from benchmarks.cases import Case
 from benchmarks.client import RivalError, RivalProcess
 from benchmarks.files import load_arrays, save_arrays
 from benchmarks.inputs import make_inputs
 from benchmarks.measure import MismatchError, Row
 from tmu_jax import features, training
+from tmu_jax.models import native
 
 TINY = cases.SCALES["tiny"]
 ISSUE_FIELDS = {
@@ -317,7 +319,7 @@ def test_a_failure_of_ours_is_a_row_with_an_error(monkeypatch, tmp_path):
 
     monkeypatch.setattr(runs.kernels, "build", fail)
     plan = runs.Plan((DISTANCES,), False, 1, False, None, True, tmp_path)
-    (row,) = runs.measure_case(DISTANCES, plan, {}, lambda line: None)
+    (row,) = runs.measure_case(DISTANCES, plan, {}, lambda line: None, tmp_path)
     assert (row.error, row.ours_seconds) == ("RuntimeError: no", None)
 
 
@@ -325,7 +327,8 @@ def test_a_failure_of_ours_is_a_row_with_an_error(monkeypatch, tmp_path):
 def test_the_first_calls_share_a_cache_that_is_empty_and_the_timed_process_then_uses_it(fails, monkeypatch, tmp_path):
     used: list[pathlib.Path] = []
 
-    def first(case, inputs, cache):
+    def first(case, inputs, cache, kept):
+        assert kept == tmp_path
         assert jax.config.jax_compilation_cache_dir == before
         assert bool(list(cache.iterdir())) == bool(used)
         (cache / "program").touch()
@@ -342,7 +345,7 @@ def test_the_first_calls_share_a_cache_that_is_empty_and_the_timed_process_then_
     monkeypatch.setattr(runs.kernels, "build", build)
     before = jax.config.jax_compilation_cache_dir
     plan = runs.Plan((DISTANCES,), False, 1, True, None, True, tmp_path)
-    (row,) = runs.measure_case(DISTANCES, plan, {}, lambda line: None)
+    (row,) = runs.measure_case(DISTANCES, plan, {}, lambda line: None, tmp_path)
     assert (row.error, row.compile_seconds_cold) == (("RuntimeError: no", None) if fails else (None, 2.0))
     assert jax.config.jax_compilation_cache_dir == before
     assert not used[0].exists()
@@ -429,10 +432,34 @@ def test_on_an_accelerator_the_memory_held_is_the_devices(monkeypatch):
 
 def test_first_call_is_quicker_to_compile_from_a_filled_cache(tmp_path):
     save_arrays(tmp_path / "inputs.npz", make_inputs(DISTANCES))
-    found = [first_call.measure(DISTANCES, tmp_path / "inputs.npz", tmp_path / "cache") for _ in range(2)]
+    found = [
+        first_call.measure(DISTANCES, tmp_path / "inputs.npz", tmp_path / "cache", tmp_path / "kept") for _ in range(2)
+    ]
     assert any((tmp_path / "cache").iterdir())
     assert 0 < found[1].compile_seconds < found[1].call_seconds < found[1].process_seconds
     assert found[0].peak_bytes == found[1].peak_bytes > 40 * 8 * 4
+
+
+def test_a_whole_run_compiles_our_cpp_too(monkeypatch, tmp_path):
+    folders = []
+
+    def first(case, inputs, cache, kept):
+        folders.append((cache, kept))
+        return first_call.FirstCall(process_seconds=3.0, compile_seconds=2.0, call_seconds=2.5, peak_bytes=1)
+
+    monkeypatch.setattr(runs.first_call, "measure", first)
+    plan = runs.Plan((), False, 1, True, None, True, tmp_path)
+    table = Case("table-1-quick", "table", {"preset": "quick", "dataset": "synthetic"}, "whole run", repeats=1)
+    runs.measure_case(table, plan, {}, lambda line: None, tmp_path)
+    assert [kept for _, kept in folders] == [cache for cache, _ in folders]
+    assert tmp_path not in folders[0]
+
+
+@pytest.mark.skipif(not native.is_available(native.CONVOLUTIONS), reason="needs a C++ compiler")
+def test_our_cpp_is_compiled_once_and_kept(tmp_path):
+    first, second = (first_call.compile_native(tmp_path) for _ in range(2))
+    assert any(tmp_path.rglob("*.so"))
+    assert second < first / 2
 
 
 def test_cases_are_found_by_name_and_by_part():
