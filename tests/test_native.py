@@ -72,14 +72,14 @@ def test_winograd_of_stride_2(shape, padding):
 @pytest.mark.parametrize(
     ("shape", "stride", "padding"),
     [
-        ((70, 4, 4, 128), 1, "SAME"),
-        ((3, 7, 9, 160), 1, "VALID"),
-        ((70, 8, 8, 128), 2, "SAME"),
-        ((5, 9, 15, 96), 2, ((1, 1), (1, 0))),
+        ((70, 4, 4, 256), 1, "SAME"),
+        ((3, 7, 9, 256), 1, "VALID"),
+        ((70, 8, 8, 256), 2, "SAME"),
+        ((5, 15, 15, 256), 2, ((1, 1), (1, 0))),
     ],
 )
 def test_winograd_of_few_tiles(shape, stride, padding):
-    """For large kernels: up to four cores take panels of features, not tiles; the first and third in more blocks."""
+    """For large kernels up to four cores take panels of features, not tiles; the first and third in more blocks."""
     assert_agrees_with_lax(shape, 3, 256, stride, padding)
 
 
@@ -109,7 +109,8 @@ def test_what_takes_winograd(shape, stride, padding, takes):
 @needs_compiler
 @pytest.mark.parametrize(("window", "stride"), [(2, 1), (3, 1), (3, 2), (5, 1), (5, 2), (5, 3), (7, 1), (7, 2), (7, 3)])
 @pytest.mark.parametrize(
-    ("shape", "features"), [((2, 9, 8, 32), 64), ((3, 7, 10, 3), 40), ((2, 8, 7, 20), 5), ((1, 9, 9, 1), 1)]
+    ("shape", "features"),
+    [((2, 9, 8, 32), 64), ((3, 7, 10, 3), 40), ((2, 8, 7, 20), 5), ((1, 9, 9, 1), 1), ((2, 7, 8, 3), 16)],
 )
 def test_patches(shape, features, window, stride):
     """Channels and features that fill vectors, and that do not; four channels and fewer have a path of their own."""
@@ -164,10 +165,11 @@ def test_windows_that_do_not_overlap(shape, features, window, stride):
 
 @needs_compiler
 def test_repeated_calls_are_equal_to_the_last_bit():
-    images, kernel = normal(0, 40, 16, 16, 32), normal(1, 3, 3, 32, 64)
-    for stride in (1, 2):
-        first, second = (three(conv_general_dilated, stride, "SAME", images, kernel) for _ in range(2))
-        jax.tree.map(np.testing.assert_array_equal, first, second)
+    for shape, features in (((40, 16, 16, 32), 64), ((70, 4, 4, 256), 256)):
+        images, kernel = normal(0, *shape), normal(1, 3, 3, shape[-1], features)
+        for stride in (1, 2):
+            first, second = (three(conv_general_dilated, stride, "SAME", images, kernel) for _ in range(2))
+            jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
 @needs_compiler

@@ -24,8 +24,8 @@ struct Patches {
   bool IsWhole() const { return rows == out_height && columns == out_width; }
 };
 
-// Writes `count` patches, `apart` numbers from each other: a vector more than the length of one, or more. What lies
-// behind a patch is written over.
+// Writes `count` patches, `apart` numbers from each other, at least their length and a vector's: up to a vector behind
+// each is written over.
 void Gather(const Patches& p, int64_t images, const float* source, Cursor pixel, int64_t count, float* patches,
             int64_t apart) {
   const float* end = source + images * p.height * p.width * p.channels;
@@ -44,7 +44,7 @@ void Gather(const Patches& p, int64_t images, const float* source, Cursor pixel,
         continue;
       }
       const float* from = image + (row * p.width + column + before) * p.channels;
-      if (is_short && from + kLanes <= end) {
+      if (is_short && end - from >= kLanes) {
         Store(to, Load(from));
         continue;
       }
@@ -55,7 +55,7 @@ void Gather(const Patches& p, int64_t images, const float* source, Cursor pixel,
   }
 }
 
-// How many patches lie in memory together: as many as a core's cache holds, within bounds.
+// How many patches lie in memory together: 64 KiB of them, within bounds.
 int64_t PixelsTogether(int64_t apart, int64_t least) {
   return std::clamp<int64_t>((1 << 14) / apart / kRows * kRows, least, 256);
 }
@@ -65,7 +65,7 @@ void MultiplyPatches(ffi::ThreadPool& pool, const Patches& p, int64_t images, co
                      int64_t features, float* result) {
   const int64_t pixels = images * p.rows * p.columns, length = p.Length(), apart = length + kLanes;
   const int64_t share = RoundUp(CeilDiv(pixels, std::max<int64_t>(1, pool.num_threads())), kRows);
-  const int64_t together = std::min(PixelsTogether(apart, 64), share);
+  const int64_t together = std::clamp<int64_t>(share, 1, PixelsTogether(apart, 64));
   ParallelFor(pool, CeilDiv(pixels, together), [&](int64_t block) {
     const Scratch scratch(together * (apart + kPanel));
     float* patches = scratch.data();               // [pixel, length], `apart`

@@ -212,9 +212,8 @@ bool TakesWinograd(const Geometry& g) {
          NumTiles<Stride2>(g) * Stride2::kPoints * Stride2::kPoints <= direct;
 }
 
-// Whether each core takes some panels of features with all tiles, and not some tiles with all features: where there are
-// few tiles for a large kernel, whose transform then is in a core's cache and never in memory. With more tiles it is
-// their transforms that would not be.
+// Whether each core takes some panels of features with all tiles: where few tiles meet a large kernel, whose transform
+// would else be written to memory and read from there. With more tiles it is their transforms that would be.
 bool TakesPanels(const ffi::ThreadPool& pool, const Geometry& g, int64_t tiles) {
   return tiles <= 128 && g.channels * g.features >= 64 * 256 && g.features / kPanel >= 2 * pool.num_threads();
 }
@@ -263,10 +262,15 @@ void TransformKernel(int64_t channels, int64_t features, const float* kernel, bo
     }
 }
 
-// Transforms `count` tiles into [tile, position, channel], tiles `in_tile` apart.
-template <typename Scheme>
-void TransformTiles(const Geometry& g, const float* images, const float* outside, int64_t start, int64_t count,
-                    float* inputs, int64_t in_tile) {
+// Where the point of a transformed tile lies: position * plane + tile * tile_apart + panel of channels * panel_apart.
+struct Layout {
+  int64_t plane, tile_apart, panel_apart;
+};
+
+// Transforms `count` tiles of images, from `start` on, for `kRowsOut` rows of positions, from `first_row` on.
+template <typename Scheme, int kRowsOut>
+TMU_JAX_INLINE void TransformTiles(const Geometry& g, const float* images, const float* outside, int first_row,
+                                   int64_t start, int64_t count, float* inputs, const Layout& layout) {
   constexpr int kInputs = Scheme::kInputs, kPoints = Scheme::kPoints;
   const int64_t channels = g.channels;
   Cursor tile = Tiles<Scheme>(g, start);
@@ -275,10 +279,10 @@ void TransformTiles(const Geometry& g, const float* images, const float* outside
     Pixels<kInputs>(images + tile.image * g.height * g.width * channels, g.height, g.width, channels,
                     tile.row * Scheme::kStep - g.top, tile.column * Scheme::kStep - g.left, outside, pixels);
     for (int64_t channel = 0; channel < channels; channel += kLanes) {
-      float* to = inputs + t * in_tile + channel;
-      TransformSquare<kInputs, kPoints>(
+      float* to = inputs + t * layout.tile_apart + channel / kPanel * layout.panel_apart + channel % kPanel;
+      TransformSquare<kInputs, kPoints, kRowsOut>(
           Scheme::Input, [&](int i, int j) { return Load(pixels[i][j] + channel); },
-          [&](int i, int j, Vector value) { Store(to + (i * kPoints + j) * channels, value); });
+          [&](int i, int j, Vector value) { Store(to + (i * kPoints + j) * layout.plane, value); }, first_row);
     }
   }
 }
@@ -312,39 +316,53 @@ void MultiplyTiles(const Geometry& g, const float* inputs, int64_t in_tile, cons
   }
 }
 
+// One more vector for each tile: tiles a power of two apart would fall on the same places of the cache.
+template <typename Scheme>
+constexpr int64_t TileApart(int64_t channels) {
+  return Scheme::kPoints * Scheme::kPoints * channels + kLanes;
+}
+
+// Tiles of one task, where tasks do nothing but transform them.
+constexpr int64_t kTilesInTask = 4;
+
+// Each core takes panels of features with all tiles, and transforms the kernel for them itself.
+template <typename Scheme>
+void ForwardOfFewTiles(ffi::ThreadPool& pool, const Geometry& g, const float* images, const float* kernel, bool turned,
+                       float* out) {
+  constexpr int64_t kTogether = 64;  // Tiles, a multiple of kRows: their products stay in a core's cache.
+  const int64_t channels = g.channels, tiles = NumTiles<Scheme>(g), apart = channels * kPanel;
+  const int64_t in_tile = TileApart<Scheme>(channels), out_tile = TileApart<Scheme>(kPanel);
+  const Scratch tile_scratch(RoundUp(tiles, kRows) * in_tile + channels);
+  float* inputs = tile_scratch.data();                        // [tile, position, channel]
+  float* outside = inputs + RoundUp(tiles, kRows) * in_tile;  // [channel]
+  std::fill(outside, outside + channels, 0.0f);
+  ParallelFor(pool, CeilDiv(tiles, kTilesInTask), [&](int64_t task) {
+    const int64_t start = task * kTilesInTask, count = std::min(kTilesInTask, tiles - start);
+    TransformTiles<Scheme, Scheme::kPoints>(g, images, outside, 0, start, count, inputs + start * in_tile,
+                                            {channels, in_tile, kPanel});
+  });
+  ParallelFor(pool, g.features / kPanel, [&](int64_t panel) {
+    const Scratch scratch(kWeights * kWeights * apart + kTogether * out_tile);
+    float* weights = scratch.data();                          // [weight, channel, kPanel]
+    float* products = weights + kWeights * kWeights * apart;  // [tile, position, kPanel]
+    for (int64_t first = 0; first < channels; first += kLanes)
+      TransformKernel<Scheme, false>(channels, g.features, kernel, turned, panel, first, weights, apart);
+    for (int64_t start = 0; start < tiles; start += kTogether)
+      MultiplyTiles<Scheme>(g, inputs + start * in_tile, in_tile, weights, apart, products, out_tile, start,
+                            std::min(kTogether, tiles - start), panel, out);
+  });
+}
+
 // With `turned`, `kernel` is that of the convolution whose input gradient is computed; see TransformKernel.
 template <typename Scheme>
 void WinogradForward(ffi::ThreadPool& pool, const Geometry& g, const float* images, const float* kernel, bool turned,
                      float* out) {
-  constexpr int kPositions = Scheme::kPoints * Scheme::kPoints;
   const int64_t channels = g.channels, features = g.features, panels = features / kPanel, blocks = channels / kLanes;
   const int64_t tiles = NumTiles<Scheme>(g);
-  // One more vector for each tile: tiles a power of two apart would fall on the same places of the cache.
-  const int64_t in_tile = kPositions * channels + kLanes, out_tile = kPositions * kPanel + kLanes;
-  if (TakesPanels(pool, g, tiles)) {
-    const Scratch tile_scratch(RoundUp(tiles, kRows) * in_tile + channels);
-    float *inputs = tile_scratch.data(), *outside = inputs + RoundUp(tiles, kRows) * in_tile;
-    std::fill(outside, outside + channels, 0.0f);
-    constexpr int64_t kInTask = 4, kTogether = 64;
-    ParallelFor(pool, CeilDiv(tiles, kInTask), [&](int64_t task) {
-      const int64_t start = task * kInTask, count = std::min(kInTask, tiles - start);
-      TransformTiles<Scheme>(g, images, outside, start, count, inputs + start * in_tile, in_tile);
-    });
-    const int64_t apart = channels * kPanel;
-    ParallelFor(pool, panels, [&](int64_t panel) {
-      const Scratch scratch(kWeights * kWeights * apart + kTogether * out_tile);
-      float *weights = scratch.data(), *products = weights + kWeights * kWeights * apart;
-      for (int64_t block = 0; block < blocks; ++block)
-        TransformKernel<Scheme, false>(channels, features, kernel, turned, panel, block * kLanes, weights, apart);
-      for (int64_t start = 0; start < tiles; start += kTogether)
-        MultiplyTiles<Scheme>(g, inputs + start * in_tile, in_tile, weights, apart, products, out_tile, start,
-                              std::min(kTogether, tiles - start), panel, out);
-    });
-    return;
-  }
+  if (TakesPanels(pool, g, tiles)) return ForwardOfFewTiles<Scheme>(pool, g, images, kernel, turned, out);
   const int64_t most = channels < 256 ? 16 : 32;
   const Scratch kernel_scratch(kWeights * kWeights * channels * features);
-  float* weights = kernel_scratch.data();  // [position, panel, channel, kPanel]
+  float* weights = kernel_scratch.data();  // [weight, panel, channel, kPanel]
   ParallelFor(pool, panels * blocks, [&](int64_t task) {
     const int64_t panel = task / blocks;
     TransformKernel<Scheme, true>(channels, features, kernel, turned, panel, task % blocks * kLanes,
@@ -353,6 +371,7 @@ void WinogradForward(ffi::ThreadPool& pool, const Geometry& g, const float* imag
   });
   const int64_t share = RoundUp(CeilDiv(tiles, std::max<int64_t>(1, pool.num_threads())), kRows);
   const int64_t together = std::max<int64_t>(1, std::min(most, share));
+  const int64_t in_tile = TileApart<Scheme>(channels), out_tile = TileApart<Scheme>(kPanel);
   ParallelFor(pool, CeilDiv(tiles, together), [&](int64_t block) {
     const Scratch scratch(RoundUp(together, kRows) * (in_tile + out_tile) + channels);
     float* inputs = scratch.data();                                   // [tile, position, channel]
@@ -360,52 +379,31 @@ void WinogradForward(ffi::ThreadPool& pool, const Geometry& g, const float* imag
     float* outside = products + RoundUp(together, kRows) * out_tile;  // [channel]
     std::fill(outside, outside + channels, 0.0f);
     const int64_t start = block * together, count = std::min(together, tiles - start);
-    TransformTiles<Scheme>(g, images, outside, start, count, inputs, in_tile);
+    TransformTiles<Scheme, Scheme::kPoints>(g, images, outside, 0, start, count, inputs, {channels, in_tile, kPanel});
     for (int64_t panel = 0; panel < panels; ++panel)
       MultiplyTiles<Scheme>(g, inputs, in_tile, weights + panel * channels * kPanel, channels * features, products,
                             out_tile, start, count, panel, out);
   });
 }
 
-// Transforms tiles [start, end) of images for `kRowsOut` rows of positions, from `first_row` on: inputs[position *
-// plane] is [panel of channels, tile, kPanel], with `together` tiles in a panel.
+// Transforms `count` tiles of a cotangent likewise, for `panels` of features from `first_panel` on, which is the first
+// in `outputs` too.
 template <typename Scheme, int kRowsOut>
-TMU_JAX_INLINE void TransformInputs(const Geometry& g, const float* images, const float* outside, int first_row,
-                                    int64_t start, int64_t end, float* inputs, int64_t together, int64_t plane) {
-  constexpr int kInputs = Scheme::kInputs, kPoints = Scheme::kPoints;
-  const int64_t channels = g.channels;
-  Cursor tile = Tiles<Scheme>(g, start);
-  for (int64_t t = 0; t < end - start; ++t, tile.Advance()) {
-    const float* pixels[kInputs][kInputs];
-    Pixels<kInputs>(images + tile.image * g.height * g.width * channels, g.height, g.width, channels,
-                    tile.row * Scheme::kStep - g.top, tile.column * Scheme::kStep - g.left, outside, pixels);
-    for (int64_t channel = 0; channel < channels; channel += kLanes) {
-      float* to = inputs + (channel / kPanel * together + t) * kPanel + channel % kPanel;
-      TransformSquare<kInputs, kPoints, kRowsOut>(
-          Scheme::Input, [&](int i, int j) { return Load(pixels[i][j] + channel); },
-          [&](int i, int j, Vector value) { Store(to + (i * kPoints + j) * plane, value); }, first_row);
-    }
-  }
-}
-
-// Likewise of a cotangent, for `panels` of features from `first_panel` on: outputs[position * plane] is [panel, tile,
-// kPanel].
-template <typename Scheme, int kRowsOut>
-TMU_JAX_INLINE void TransformOutputs(const Geometry& g, const float* cotangent, const float* outside, int first_row,
-                                     int64_t start, int64_t end, int64_t first_panel, int64_t panels, float* outputs,
-                                     int64_t together, int64_t plane) {
+TMU_JAX_INLINE void TransformResults(const Geometry& g, const float* cotangent, const float* outside, int first_row,
+                                     int64_t start, int64_t count, int64_t first_panel, int64_t panels, float* outputs,
+                                     const Layout& layout) {
   constexpr int kOutputs = Scheme::kOutputs, kPoints = Scheme::kPoints;
   const int64_t features = g.features;
   Cursor tile = Tiles<Scheme>(g, start);
-  for (int64_t t = 0; t < end - start; ++t, tile.Advance()) {
+  for (int64_t t = 0; t < count; ++t, tile.Advance()) {
     const float* results[kOutputs][kOutputs];
     Pixels<kOutputs>(cotangent + tile.image * g.out_height * g.out_width * features, g.out_height, g.out_width,
                      features, tile.row * kOutputs, tile.column * kOutputs, outside, results);
     for (int64_t feature = 0; feature < panels * kPanel; feature += kLanes) {
-      float* to = outputs + (feature / kPanel * together + t) * kPanel + feature % kPanel;
+      float* to = outputs + t * layout.tile_apart + feature / kPanel * layout.panel_apart + feature % kPanel;
       TransformSquare<kOutputs, kPoints, kRowsOut>(
           Scheme::OutputTransposed, [&](int i, int j) { return Load(results[i][j] + first_panel * kPanel + feature); },
-          [&](int i, int j, Vector value) { Store(to + (i * kPoints + j) * plane, value); }, first_row);
+          [&](int i, int j, Vector value) { Store(to + (i * kPoints + j) * layout.plane, value); }, first_row);
     }
   }
 }
@@ -428,9 +426,10 @@ void WinogradPartOfWeightGradient(const Geometry& g, const float* images, const 
 
   for (int64_t start = first; start < last; start += together) {
     const int64_t count = std::min(together, last - start);
-    TransformInputs<Scheme, kRowsOut>(g, images, outside, first_row, start, start + count, inputs, together, in_plane);
-    TransformOutputs<Scheme, kRowsOut>(g, cotangent, outside, first_row, start, start + count, 0, panels, outputs,
-                                       together, out_plane);
+    TransformTiles<Scheme, kRowsOut>(g, images, outside, first_row, start, count, inputs,
+                                     {in_plane, kPanel, together * kPanel});
+    TransformResults<Scheme, kRowsOut>(g, cotangent, outside, first_row, start, count, 0, panels, outputs,
+                                       {out_plane, kPanel, together * kPanel});
     for (int position = 0; position < kPositions; ++position) {
       const int row = first_row + position / kPoints, column = position % kPoints;
       const int row_weight = Scheme::Weight(row), column_weight = Scheme::Weight(column);
@@ -467,7 +466,7 @@ void TransformTotals(const Geometry& g, const float* totals, int64_t apart, int6
     }
 }
 
-// Each core takes panels of features, whose sums then are in its cache and never in memory.
+// Each core takes panels of features with all tiles: their sums need not be added up, nor kept until all are there.
 template <typename Scheme>
 void WeightGradientOfFewTiles(ffi::ThreadPool& pool, const Geometry& g, const float* images, const float* cotangent,
                               float* out) {
@@ -478,15 +477,16 @@ void WeightGradientOfFewTiles(ffi::ThreadPool& pool, const Geometry& g, const fl
   float* inputs = tile_scratch.data();              // [position, panel of channels, tile, kPanel]
   float* outside = inputs + kPositions * in_plane;  // [channel or feature]
   std::fill(outside, outside + std::max(channels, features), 0.0f);
-  constexpr int64_t kInTask = 4;
-  ParallelFor(pool, CeilDiv(tiles, kInTask), [&](int64_t task) {
-    const int64_t start = task * kInTask, end = std::min(start + kInTask, tiles);
-    TransformInputs<Scheme, kPoints>(g, images, outside, 0, start, end, inputs + start * kPanel, tiles, in_plane);
+  ParallelFor(pool, CeilDiv(tiles, kTilesInTask), [&](int64_t task) {
+    const int64_t start = task * kTilesInTask, count = std::min(kTilesInTask, tiles - start);
+    TransformTiles<Scheme, kPoints>(g, images, outside, 0, start, count, inputs + start * kPanel,
+                                    {in_plane, kPanel, tiles * kPanel});
   });
   ParallelFor(pool, features / kPanel, [&](int64_t panel) {
     const Scratch scratch(kPositions * out_plane + kWeights * kWeights * apart);
     float *outputs = scratch.data(), *totals = outputs + kPositions * out_plane;
-    TransformOutputs<Scheme, kPoints>(g, cotangent, outside, 0, 0, tiles, panel, 1, outputs, tiles, out_plane);
+    TransformResults<Scheme, kPoints>(g, cotangent, outside, 0, 0, tiles, panel, 1, outputs,
+                                      {out_plane, kPanel, tiles * kPanel});
     for (int position = 0; position < kPositions; ++position) {
       const int row = position / kPoints, column = position % kPoints;
       const int row_weight = Scheme::Weight(row), column_weight = Scheme::Weight(column);
