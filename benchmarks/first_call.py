@@ -61,18 +61,24 @@ from tmu_jax.models import native
 from tmu_jax.timing import Stopwatch
 with Stopwatch() as watch:
     for group in (native.CONVOLUTIONS, native.ATTENTION):
-        native.is_available(group)
+        if not native.is_available(group):
+            raise SystemExit(f"{group} were not compiled")
 print(watch.compile_seconds)
 """
 
 
 def compile_native(kept: pathlib.Path) -> float:
-    """Compiles all of our C++ in a fresh process and returns the seconds; on Linux it is kept in this folder."""
-    return float(
-        subprocess.run(
-            [sys.executable, "-c", _COMPILE_NATIVE], env=_environment(kept), check=True, capture_output=True, text=True
-        ).stdout
+    """Compiles all of our C++ in a fresh process and returns the seconds; on Linux it is kept in this folder.
+
+    Raises:
+      RuntimeError: when it cannot be compiled, with the end of what was said.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _COMPILE_NATIVE], env=_environment(kept), capture_output=True, text=True
     )
+    if done.returncode:
+        raise RuntimeError(f"our C++ is not used: {done.stderr.strip()[-500:]}")
+    return float(done.stdout)
 
 
 def _environment(kept: pathlib.Path) -> dict[str, str]:

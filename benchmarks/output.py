@@ -24,9 +24,9 @@ LEGEND = (
     "without compilation; a training step's are those in calls of 16 or more. ratio: the rival's over ours, above 1 we "
     "are faster. floor: the larger of FLOPs over the measured matrix-product peak and unavoidable bytes over the "
     "measured copy bandwidth. compile: tracing and compiling in a fresh process, with an empty cache (cold) and with a "
-    "filled one (warm); our C++ for a CPU, which a machine compiles once, counts in Table 1 alone. peak: arguments, "
-    "outputs and temporaries of the largest compiled program; of Table 1, the most that its device, or on a CPU its "
-    "process, held."
+    "filled one (warm); our C++ for a CPU, which a machine compiles once, counts in Table 1's cold start alone. peak: "
+    "arguments, outputs and temporaries of the largest compiled program; of Table 1, the most that its device, or on a "
+    "CPU its process, held."
 )
 
 

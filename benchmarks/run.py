@@ -15,7 +15,7 @@ from benchmarks.cases import Case
 from benchmarks.client import Rivals
 from benchmarks.files import save_arrays
 from benchmarks.measure import Row, Say
-from benchmarks.output import Report
+from benchmarks.output import Report, without_paths
 
 FAILURES = (RuntimeError, ValueError, TypeError, OSError, FloatingPointError)
 """What makes one case fail and leaves the others."""
@@ -62,10 +62,14 @@ def _run(plan: Plan, report: Report, say: Say, kept: pathlib.Path) -> bool:
     try:
         say("measuring this machine's peaks")
         peaks = floor.measure_peaks(plan.tiny)
-        if plan.first_calls and jax.default_backend() == "cpu":
-            seconds = first_call.compile_native(kept)
-            report.notes.append(f"our C++, which a machine compiles once: {seconds:.1f} s")
-            say(report.notes[-1])
+        needs_native = any(case.kind != "table" for case in plan.cases) and jax.default_backend() == "cpu"
+        if plan.first_calls and needs_native:
+            try:
+                note = f"our C++, which a machine compiles once: {first_call.compile_native(kept):.1f} s"
+            except RuntimeError as error:
+                note = str(error)
+            report.notes.append(without_paths(note))
+            say(f"  {note}")
         for number, case in enumerate(plan.cases, start=1):
             minutes = (time.perf_counter() - start) / 60
             say(f"[{number}/{len(plan.cases)}] {case.name} (after {minutes:.1f} min)")
@@ -94,7 +98,7 @@ def measure_case(case: Case, plan: Plan, works: dict[str, floor.Work], say: Say,
             counted = floor.work(case, arrays)
             if counted is not None:
                 works[case.name] = counted
-            # A whole run begins with nothing, as a newcomer's does.
+            # A whole run's cold start has nothing, as a newcomer's.
             cpp = cache if case.kind == "table" else kept
             calls = _first_calls(case, path, cache, cpp, say) if plan.first_calls or case.kind == "table" else None
             if case.kind == "table":

@@ -21,8 +21,8 @@ from benchmarks.client import RivalError, RivalProcess
 from benchmarks.files import load_arrays, save_arrays
 from benchmarks.inputs import make_inputs
 from benchmarks.measure import MismatchError, Row
+from tests.test_native import needs_compiler
 from tmu_jax import features, training
-from tmu_jax.models import native
 
 TINY = cases.SCALES["tiny"]
 ISSUE_FIELDS = {
@@ -455,11 +455,20 @@ def test_a_whole_run_compiles_our_cpp_too(monkeypatch, tmp_path):
     assert tmp_path not in folders[0]
 
 
-@pytest.mark.skipif(not native.is_available(native.CONVOLUTIONS), reason="needs a C++ compiler")
+@needs_compiler
+@pytest.mark.skipif(sys.platform != "linux", reason="the cache folder is set for Linux")
 def test_our_cpp_is_compiled_once_and_kept(tmp_path):
     first, second = (first_call.compile_native(tmp_path) for _ in range(2))
     assert any(tmp_path.rglob("*.so"))
     assert second < first / 2
+
+
+def test_cpp_that_does_not_compile_is_said_and_stops_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMU_JAX_NATIVE", "0")
+    report, said = output.Report("cpu", {}, {}, "python -m benchmarks", 1, "tiny"), []
+    monkeypatch.setattr(runs, "measure_case", lambda *_: [])
+    assert runs.run(runs.Plan((DISTANCES,), False, 1, True, None, True, tmp_path), report, said.append)
+    assert [note for note in report.notes if "C++ is not used" in note]
 
 
 def test_cases_are_found_by_name_and_by_part():
