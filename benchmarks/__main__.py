@@ -17,7 +17,7 @@ from benchmarks import client, output, rivals
 from benchmarks.cases import SCALES, Case, Scale, cases, optional
 from benchmarks.client import RivalError, RivalProcess
 from benchmarks.run import SCALING, Plan, run
-from experiments.environment import device, versions
+from experiments.protocol.environment import device, versions
 
 PYTHON_VARIABLE = "TMU_JAX_RIVALS_PYTHON"
 FEWEST_REPEATS = 5

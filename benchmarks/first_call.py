@@ -23,11 +23,11 @@ import numpy as np
 from benchmarks.cases import Case
 from benchmarks.files import load_arrays, root
 
-_TRAIN = ("tmu_jax.training", "train_steps")
-_PREDICT = ("tmu_jax.training", "predict_rows")
-_ATTACK = ("tmu_jax.features", "attack_rows")
-_NEAREST = ("tmu_jax.neighbors", "_nearest")
-_PREDICTOR = (("tmu_jax.predictor", "_fit_alone"), ("tmu_jax.predictor", "_fit"))
+_TRAIN = ("tmu_jax.training.loop", "train_steps")
+_PREDICT = ("tmu_jax.training.inference", "predict_rows")
+_ATTACK = ("tmu_jax.twin.features", "attack_rows")
+_NEAREST = ("tmu_jax.twin.neighbors", "_nearest")
+_PREDICTOR = (("tmu_jax.twin.predictor", "_fit_alone"), ("tmu_jax.twin.predictor", "_fit"))
 PROGRAMS = {
     "train": (_TRAIN,),
     "evaluation": (_PREDICT,),
@@ -57,7 +57,7 @@ class FirstCall(NamedTuple):
 
 
 _COMPILE_NATIVE = """
-from tmu_jax.models import native
+from tmu_jax.cpu import native
 from tmu_jax.timing import Stopwatch
 with Stopwatch() as watch:
     for group in (native.CONVOLUTIONS, native.ATTENTION):
@@ -174,7 +174,7 @@ def peak_bytes(calls: list[Call]) -> int | None:
 
     And what functions of our own, which programs call, hold beside them after these calls.
     """
-    from tmu_jax.models import native
+    from tmu_jax.cpu import native
 
     sizes = []
     for function, args, kwargs in {repr(call): call for call in calls}.values():

@@ -23,7 +23,7 @@ from benchmarks.cases import Case
 from benchmarks.inputs import NUM_CLASSES, Arrays
 from benchmarks.kernels import variables_of
 from tmu_jax import models, training
-from tmu_jax.models import native
+from tmu_jax.cpu import native
 from tmu_jax.training import TrainState
 
 BY_XLA = "counted by XLA on the plain lax program"

@@ -9,10 +9,11 @@ import numpy as np
 import tmu_jax
 from benchmarks.cases import Case
 from benchmarks.weights import flatten
-from tmu_jax import models, predictor
+from tmu_jax import models
 from tmu_jax.data import synthetic
 from tmu_jax.data.types import Split
 from tmu_jax.training import STEPS_PER_CALL, Recipe, init_variables, normalize, one_hot, pixel_statistics
+from tmu_jax.twin import predictor
 
 NUM_CLASSES = 10
 Arrays = dict[str, np.ndarray]

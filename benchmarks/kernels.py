@@ -16,11 +16,12 @@ import tmu_jax
 from benchmarks.cases import Case
 from benchmarks.inputs import NUM_CLASSES, REQUEST_RECIPE, Arrays
 from benchmarks.weights import unflatten
-from tmu_jax import features, models, predictor, training
+from tmu_jax import models, training
 from tmu_jax.data.types import ForgetProblem, Pool, Split
-from tmu_jax.neighbors import nearest_distances
 from tmu_jax.training import STEPS_PER_CALL, Normalization, Recipe, TrainedModel, TrainState
-from tmu_jax.twin import TwinSettings
+from tmu_jax.training.loop import pad_steps
+from tmu_jax.twin import TwinSettings, features, predictor
+from tmu_jax.twin.neighbors import nearest_distances
 from tmu_jax.unlearning.twin import RECIPE as UNLEARNING_RECIPE
 
 CHECKED_STEPS = 3
@@ -61,7 +62,7 @@ class Train(Kernel):
         losses = []
         start = time.perf_counter()
         for first in range(0, count, STEPS_PER_CALL):
-            rows = training._pad(self._rows[order[first : first + STEPS_PER_CALL]])
+            rows = pad_steps(self._rows[order[first : first + STEPS_PER_CALL]])
             self._state, chunk = training.train_steps(
                 self._state,
                 *self._fixed,

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import command, report_ablation
-from experiments.experiment import Experiment, cifar
-from experiments.options import PRESETS, DataOptions, RequestOptions, RunOptions
-from experiments.plan import Settings
+from experiments.protocol import command
+from experiments.protocol.experiment import Experiment, cifar
+from experiments.protocol.options import PRESETS, DataOptions, RequestOptions, RunOptions
+from experiments.protocol.settings import Settings
+from experiments.report import ablation as report_ablation
 from tmu_jax.data import Dataset
-from tmu_jax.features import FEATURES
+from tmu_jax.twin.features import FEATURES
 
 
 @dataclasses.dataclass(frozen=True)

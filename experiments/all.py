@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 import tmu_jax
-from experiments import ablation, cifar10, cifar100, command, forget_size, variants, vggface2
-from experiments.experiment import Experiment, choose
-from experiments.forecast import Forecast, forecast
+from experiments import ablation, cifar10, cifar100, forget_size, variants, vggface2
+from experiments.protocol import command
+from experiments.protocol.experiment import Experiment, choose
+from experiments.protocol.forecast import Forecast, forecast
 
 EXPERIMENTS: dict[str, tuple[Experiment, Any]] = {
     module.EXPERIMENT.name: (module.EXPERIMENT, module.Options)

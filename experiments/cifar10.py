@@ -10,9 +10,9 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from experiments import command
-from experiments.experiment import Experiment, cifar
-from experiments.options import PRESETS, DataOptions, MethodOptions, RequestOptions, RunOptions
+from experiments.protocol import command
+from experiments.protocol.experiment import Experiment, cifar
+from experiments.protocol.options import PRESETS, DataOptions, MethodOptions, RequestOptions, RunOptions
 
 
 @dataclasses.dataclass(frozen=True)

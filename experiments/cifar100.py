@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from experiments import command
-from experiments.experiment import Experiment, cifar
-from experiments.options import FAST, PAPER, QUICK, DataOptions, MethodOptions, RequestOptions, RunOptions
+from experiments.protocol import command
+from experiments.protocol.experiment import Experiment, cifar
+from experiments.protocol.options import FAST, PAPER, QUICK, DataOptions, MethodOptions, RequestOptions, RunOptions
 
 CLASSES = ("road", "turtle", "chimpanzee", "orchid", "rabbit", "forest", "possum", "fox", "house", "mushroom")
 

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from experiments import command, report_forget_size
-from experiments.experiment import Experiment, cifar
-from experiments.options import FAST, PAPER, QUICK, DataOptions, MethodOptions, RunOptions
-from experiments.plan import Settings, make_requests
+from experiments.protocol import command
+from experiments.protocol.experiment import Experiment, cifar
+from experiments.protocol.options import FAST, PAPER, QUICK, DataOptions, MethodOptions, RunOptions
+from experiments.protocol.requests import make_requests
+from experiments.protocol.settings import Settings
+from experiments.report import forget_size as report_forget_size
 from tmu_jax.data import Dataset
 
 METHODS = ("original", "retrain", "bad_teacher", "twin")

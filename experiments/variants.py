@@ -9,10 +9,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import command, report_variants
-from experiments.experiment import Experiment, cifar
-from experiments.options import PRESETS, DataOptions, RequestOptions, RunOptions
-from experiments.plan import Settings
+from experiments.protocol import command
+from experiments.protocol.experiment import Experiment, cifar
+from experiments.protocol.options import PRESETS, DataOptions, RequestOptions, RunOptions
+from experiments.protocol.settings import Settings
+from experiments.report import variants as report_variants
 from tmu_jax.data import Dataset
 
 

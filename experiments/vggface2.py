@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import tmu_jax
-from experiments import command
-from experiments.experiment import Experiment, Source
-from experiments.options import FAST, PAPER, QUICK, MethodOptions, RequestOptions, RunOptions
-from experiments.plan import Settings
+from experiments.protocol import command
+from experiments.protocol.experiment import Experiment, Source
+from experiments.protocol.options import FAST, PAPER, QUICK, MethodOptions, RequestOptions, RunOptions
+from experiments.protocol.settings import Settings
 from tmu_jax.data import Dataset
 
 NUM_FORGOTTEN = 10

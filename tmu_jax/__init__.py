@@ -5,7 +5,7 @@ References:
 """
 
 from tmu_jax import data, models
-from tmu_jax.compilation import use_compilation_cache
+from tmu_jax.cache import use_compilation_cache
 from tmu_jax.evaluation import Evaluation, evaluate
 from tmu_jax.training import Recipe, TrainedModel, predict, train
 from tmu_jax.twin import TwinPrediction, TwinSettings, predict_generalization

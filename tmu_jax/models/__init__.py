@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from tmu_jax.cpu.convolution import conv_general_dilated, fast_convolutions
 from tmu_jax.models.allcnn import AllCNN
-from tmu_jax.models.convolution import conv_general_dilated, fast_convolutions
 from tmu_jax.models.resnet import ResNet, ResNet18, SmallResNet
 from tmu_jax.models.vit import ViT
 

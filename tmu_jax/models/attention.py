@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from tmu_jax.models import native
+from tmu_jax.cpu import native
 
 # A head's queries fill the vectors of any processor.
 _WHOLE_WIDTH = 16

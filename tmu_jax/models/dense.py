@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from tmu_jax.models import native
-from tmu_jax.models.mapped import mapped, product
+from tmu_jax.cpu import native
+from tmu_jax.cpu.mapped import mapped, product
 
 # A product of fewer rows or columns is not worth a call.
 _LEAST = 32

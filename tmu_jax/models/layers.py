@@ -5,7 +5,7 @@ from functools import partial
 import flax.linen as nn
 from jax.typing import DTypeLike
 
-from tmu_jax.models.convolution import conv_general_dilated
+from tmu_jax.cpu.convolution import conv_general_dilated
 from tmu_jax.models.normalization import BatchNorm
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from tmu_jax.models import native
+from tmu_jax.cpu import native
 
 _Residuals = tuple[Array, Array, Array, Array, Array, Array]
 

@@ -7,8 +7,8 @@ import jax
 from tmu_jax.data import ForgetProblem
 from tmu_jax.training import TrainedModel
 from tmu_jax.unlearning.bad_teacher import bad_teacher
-from tmu_jax.unlearning.base import Method, Relabelling, UnlearnedModel, relabelling_method
 from tmu_jax.unlearning.finetune import finetune
+from tmu_jax.unlearning.method import Method, Relabelling, UnlearnedModel, relabelling_method
 from tmu_jax.unlearning.negative_gradient import negative_gradient
 from tmu_jax.unlearning.random_labeling import random_labeling
 from tmu_jax.unlearning.reference import original, retrain

@@ -26,7 +26,7 @@ from tmu_jax.training import (
     normalize,
     predict,
 )
-from tmu_jax.unlearning.base import Relabelling, equal_weights, relabelling_method, true_targets
+from tmu_jax.unlearning.method import Relabelling, equal_weights, relabelling_method, true_targets
 
 RECIPE = Recipe(epochs=1, batch_size=256, learning_rate=1e-4, optimizer="adam", weight_decay=0.0, schedule="cosine")
 

@@ -6,7 +6,7 @@ import jax
 
 from tmu_jax.data import ForgetProblem
 from tmu_jax.training import Progress, TrainedModel, train
-from tmu_jax.unlearning.base import UnlearnedModel
+from tmu_jax.unlearning.method import UnlearnedModel
 
 
 def _as_unlearned(

@@ -15,7 +15,7 @@ import numpy as np
 from tmu_jax.data import ForgetProblem
 from tmu_jax.training import Progress, Recipe, Stream, TrainedModel
 from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, TwinSettings, predict_generalization
-from tmu_jax.unlearning.base import (
+from tmu_jax.unlearning.method import (
     Relabel,
     Relabelling,
     UnlearnedModel,

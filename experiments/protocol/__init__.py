@@ -1,0 +1,1 @@
+"""From a command line to records: settings, requests, stages, and the run."""

@@ -1,0 +1,167 @@
+"""The command line of an experiment: its checks, its first lines, its run and its report."""
+
+import dataclasses
+import pathlib
+import pickle
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+import tmu_jax
+from experiments.protocol import run as runner
+from experiments.protocol.experiment import Experiment, choose, settings_of, shortfalls
+from experiments.protocol.requests import check_methods
+from experiments.protocol.settings import Settings
+from experiments.report import write as report
+from tmu_jax.data import Dataset
+
+ERRORS = (ValueError, TypeError, OSError, pickle.UnpicklingError, FloatingPointError)
+"""What a caller's values or files may raise: said in one line."""
+
+MAX_LEFT_OUT = 10
+"""Sentences on bad files that are printed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that has been checked and not begun.
+
+    Attributes:
+      experiment: which.
+      options: with nothing left open but num_train and classes (None: all).
+      arms: the settings.
+      data: the data set.
+      output: folder of the results.
+      stages: folder of the checkpoints.
+      why: reasons for what was chosen, a sentence each.
+      short: what is short of the paper's setting, a phrase each.
+      left_out: bad files and the like, a sentence each.
+    """
+
+    experiment: Experiment
+    options: Any
+    arms: list[Settings]
+    data: Dataset
+    output: pathlib.Path
+    stages: pathlib.Path
+    why: list[str]
+    short: list[str]
+    left_out: list[str]
+
+    def config(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """What config.json says beside the settings."""
+        command = shlex.join(["python", "-m", f"experiments.{self.experiment.name}", *public_arguments(arguments)])
+        machine = runner.config_of_machine(command, self.data, self.short, self.why)
+        return {"experiment": self.experiment.name, **machine, "left_out": self.left_out}
+
+
+def prepare(experiment: Experiment, options: Any) -> Prepared:
+    """Loads the data and checks everything that can be checked before any long work.
+
+    Args:
+      experiment: which.
+      options: the caller's.
+
+    Returns:
+      The run, ready to begin.
+
+    Raises:
+      ERRORS: with one message that says what is wrong and what would be right.
+    """
+    if hasattr(options, "methods"):
+        check_methods(options.methods)
+    chosen, why = choose(experiment, options)
+    left_out: list[str] = []
+    if chosen.dataset == "synthetic":
+        data = tmu_jax.data.load("synthetic")
+    else:
+        data, left_out = experiment.source.load(chosen)
+    if chosen.num_train is not None and chosen.num_train != len(data.train_labels):
+        data = tmu_jax.data.subset(data, chosen.num_train, seed=0)
+    settings = settings_of(experiment, chosen, data)
+    arms = experiment.arms(settings, chosen, data)
+    short = shortfalls(experiment, chosen, settings)
+    prepared = Prepared(experiment, chosen, arms, data, chosen.output, chosen.stages, why, short, left_out)
+    runner.remaining(arms, data, chosen.output, prepared.config(()))
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    return prepared
+
+
+def announce(prepared: Prepared, console: Console) -> None:
+    """The first lines: what runs, on what, why, and how far from the paper's setting it is."""
+    short, data, arms = prepared.short, prepared.data, prepared.arms
+    setting = "the paper's setting" if not short else "NOT the paper's setting: " + "; ".join(short)
+    first = arms[0]
+    lines = [
+        f"experiments.{prepared.experiment.name}: preset {first.preset} on {data.name} ({data.source}), {first.arch}; "
+        f"{setting}",
+        "why: " + "; ".join(prepared.why),
+    ]
+    requests = "one combined request" if first.requests == "combined" else f"{len(first.classes)} requests"
+    compared = "" if len(arms) == 1 else f"{len(arms)} arms ({', '.join(arm.variant for arm in arms)}), "
+    sizes = ", ".join(dict.fromkeys(str(arm.num_forget) for arm in arms))
+    methods = " ".join(dict.fromkeys(name for arm in arms for name in arm.methods))
+    lines.append(
+        f"work: {compared}{len(first.seeds)} seed(s), {requests}, {sizes} images of each of {len(first.classes)} "
+        f"classes, methods {methods}; two gold models a request; results in {prepared.output}, checkpoints in "
+        f"{prepared.stages}"
+    )
+    lines += [f"left out: {sentence}" for sentence in prepared.left_out[:MAX_LEFT_OUT]]
+    if len(prepared.left_out) > MAX_LEFT_OUT:
+        lines.append(f"left out: {len(prepared.left_out) - MAX_LEFT_OUT} more, all named in config.json")
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+
+
+def execute(prepared: Prepared, arguments: Sequence[str], console: Console) -> None:
+    """Runs the cells, writes the report and prints its tables."""
+    announce(prepared, console)
+    output = prepared.output
+    config = prepared.config(arguments)
+    runner.run(prepared.arms, prepared.data, output, config, console, prepared.stages)
+    body = report.STANDARD if prepared.experiment.body is None else prepared.experiment.body(output)
+    report.write_report(output, body)
+    report.print_table(output, console, body)
+    console.print(f"records, report and pictures: {output}", highlight=False, markup=False)
+
+
+def main(experiment: Experiment, kind: type, arguments: Sequence[str] | None = None) -> int:
+    """The command line of an experiment; returns the exit status."""
+    console = Console()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options: Any = tyro.cli(kind, args=list(arguments), prog=f"python -m experiments.{experiment.name}")
+    tmu_jax.use_compilation_cache()
+    try:
+        execute(prepare(experiment, options), arguments, console)
+    except ERRORS as error:
+        missing = isinstance(error, FileNotFoundError) and not getattr(options, "download", False)
+        return complain(error, f" (on this command line: {experiment.provide})" if missing else "")
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command continues with the stage that was at work")
+        return 130
+    return 0
+
+
+def complain(error: BaseException, hint: str = "") -> int:
+    """Says what is wrong in one line; returns the exit status."""
+    Console(stderr=True).print(f"error: {error}{hint}", style="red", highlight=False, markup=False, soft_wrap=True)
+    return 2
+
+
+def public_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments without this machine's folders: what --data-dir, --output and --stages name is left out."""
+    private = ("--data-dir", "--data_dir", "--output", "--stages")
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in private:
+            skip = True
+        elif not argument.startswith(tuple(f"{name}=" for name in private)):
+            kept.append(argument)
+    return kept

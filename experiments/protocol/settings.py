@@ -1,0 +1,142 @@
+"""Everything that determines the cells of a run, and whether an output folder may hold it."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+import tmu_jax
+from tmu_jax import twin
+from tmu_jax.training import Recipe
+
+MAY_GROW = ("classes", "num_forget", "seeds", "methods")
+"""Settings that may differ from those of an output folder: they add cells and alter none."""
+
+
+class Seeds(NamedTuple):
+    """What a repetition draws at random: independent streams, one for each purpose.
+
+    Attributes:
+      split: which images are forgotten, and which are D_test.
+      training: initialisation and order of the original and the gold models.
+      unlearning: of the twin and curriculum models, the predictor and the methods.
+    """
+
+    split: int
+    training: int
+    unlearning: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that determines the cells of one arm of a run, with nothing left to choose.
+
+    Attributes:
+      experiment: the command's name.
+      dataset: name of the data set.
+      data_fingerprint: of its contents, after `num_train` was applied.
+      preset: which preset set the defaults.
+      arch: architecture.
+      num_train: number of training images.
+      recipe: how the original and the gold models are trained.
+      requests: "each" (one request a class) or "combined" (one request over all classes).
+      classes: classes to forget images of.
+      num_forget: forgotten images of each class, or "all".
+      seeds: one repetition each.
+      methods: names in `METHODS`.
+      heldout_source: "test" or "train".
+      ratio: "dataset", "class" or "all".
+      twin_settings: of the twin problem.
+      variant: the arm's name where a run compares several, "default" otherwise.
+      unlearning_schedule: learning rate of every method's fine-tuning; None: each method's own.
+      unlearning_rate_factor: multiplies the learning rate of every method's fine-tuning.
+      unlearn: False stops the twin methods at their predicted labels.
+      share_curriculum: with one request a class, whether one curriculum model serves the requests of all classes.
+      split_seed: holds the split still over the repetitions; None: the repetition's seed.
+      training_seed: the same for the trainings.
+      unlearning_seed: the same for the unlearning.
+      compute: backend and version of the package; models made by two of them do not mix in one table.
+    """
+
+    experiment: str
+    dataset: str
+    data_fingerprint: str
+    preset: str
+    arch: str
+    num_train: int
+    recipe: Recipe
+    requests: str
+    classes: tuple[int, ...]
+    num_forget: int | Literal["all"]
+    seeds: tuple[int, ...]
+    methods: tuple[str, ...]
+    heldout_source: str = "test"
+    ratio: str = "dataset"
+    twin_settings: twin.TwinSettings = twin.DEFAULT_SETTINGS
+    variant: str = "default"
+    unlearning_schedule: str | None = None
+    unlearning_rate_factor: float = 1.0
+    unlearn: bool = True
+    share_curriculum: bool = True
+    split_seed: int | None = None
+    training_seed: int | None = None
+    unlearning_seed: int | None = None
+    compute: str = dataclasses.field(default_factory=lambda: f"{jax.default_backend()}, tmu_jax {tmu_jax.__version__}")
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def seeds_of(self, seed: int) -> Seeds:
+        """What the repetition `seed` draws with."""
+        held = (self.split_seed, self.training_seed, self.unlearning_seed)
+        return Seeds(*(seed if value is None else value for value in held))
+
+
+def check_output(arms: Sequence[Settings], output: pathlib.Path) -> None:
+    """Refuses an output folder whose cells this run would alter.
+
+    Args:
+      arms: of the new run; arms that the folder does not hold may be added.
+      output: its folder.
+
+    Raises:
+      ValueError: naming the fields that differ.
+    """
+    held = read_arms(output)
+    for settings in arms:
+        if settings.variant not in held:
+            continue
+        before, now = _flat(held[settings.variant]), _flat(settings.plain())
+        may_grow = [name for name in MAY_GROW if not (name == "classes" and settings.requests == "combined")]
+        differing = [name for name in now if name not in may_grow and before.get(name) != now[name]]
+        if differing:
+            changes = "; ".join(
+                f"{name}: {_short(before.get(name))} there, now {_short(now[name])}" for name in differing
+            )
+            arm = "" if settings.variant == "default" else f" in its arm {settings.variant!r}"
+            raise ValueError(
+                f"output={output} holds another run{arm} ({changes}); choose another --output or those settings"
+            )
+
+
+def read_arms(output: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """The settings of every arm that an output folder holds, by the arm's name; empty where it holds none."""
+    path = output / "config.json"
+    return json.loads(path.read_text()).get("arms", {}) if path.exists() else {}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `outer.inner: value`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

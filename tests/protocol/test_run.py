@@ -1,0 +1,299 @@
+"""Runs of the whole protocol on a tiny problem: records, resuming, growing, refusing."""
+
+import dataclasses
+import functools
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import tmu_jax
+from experiments.protocol import records as records_module
+from experiments.protocol import run as runner
+from experiments.protocol.settings import Settings
+from experiments.report import write as report
+from tests.patching import patch_everywhere
+from tests.tiny import TinyNet, tiny_data
+from tmu_jax import training, twin
+from tmu_jax.training import Recipe
+from tmu_jax.unlearning import METHODS
+
+REQUIRED_KEYS = (
+    "dataset preset arch num_train epochs requests target_class num_forget heldout_source seed method test_accuracy "
+    "forget_accuracy retain_accuracy forget_gap agreement activation_distance kl js predictor_accuracy predictor_auc "
+    "seconds compile_seconds retraining_share why shortfalls versions device git_revision"
+).split()
+TIMES = {"seconds", "compile_seconds", "retraining_share", "seconds_by_part", "seconds_amortised"}
+TIMES |= {"retraining_share_amortised"}
+CONFIG = {
+    "data_source": "arrays",
+    "why": ["a test"],
+    "shortfalls": ["all of it"],
+    "versions": {},
+    "device": "cpu",
+    "git_revision": None,
+    "command": "test",
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny_data()
+
+
+@pytest.fixture(autouse=True)
+def tiny_architecture(monkeypatch):
+    monkeypatch.setitem(tmu_jax.models.ARCHITECTURES, "tiny", lambda num_classes, dtype: TinyNet(num_classes))
+
+
+def settings(data, **changes):
+    defaults = Settings(
+        experiment="test",
+        dataset="arrays",
+        data_fingerprint=data.fingerprint,
+        preset="tiny",
+        arch="tiny",
+        num_train=len(data.train_labels),
+        recipe=Recipe(epochs=4, batch_size=20),
+        requests="combined",
+        classes=(0, 2),
+        num_forget=8,
+        seeds=(0,),
+        methods=("original", "retrain", "finetune", "twin"),
+        twin_settings=twin.TwinSettings(
+            twin_recipe=Recipe(epochs=1, batch_size=20, schedule="constant"),
+            max_twin_epochs=2,
+            eps_candidates=(4 / 255,),
+        ),
+    )
+    return dataclasses.replace(defaults, **changes)
+
+
+def run(settings, data, output):
+    return runner.run([settings], data, output, {"experiment": "test", **CONFIG}, Console(file=io.StringIO()))
+
+
+def without_times(records):
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A finished run: its folder and records."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setitem(tmu_jax.models.ARCHITECTURES, "tiny", lambda num_classes, dtype: TinyNet(num_classes))
+        output = tmp_path_factory.mktemp("run")
+        return output, run(settings(data), data, output)
+
+
+def test_a_record_for_every_class_and_method_and_the_pooled_row(finished, data):
+    output, records = finished
+    floors = ["floor_gold_gold", "floor_majority", "floor_count_matched"]
+    expected = {(c, m) for c in (0, 2, "all") for m in [*settings(data).methods, *floors]}
+    assert sorted(map(str, expected)) == sorted(str((r["target_class"], r["method"])) for r in records)
+    assert records == [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    for record in records:
+        assert set(REQUIRED_KEYS) <= set(record)
+    assert str(output) not in (output / "results.jsonl").read_text() + (output / "config.json").read_text()
+
+
+def test_records_agree_with_each_other(finished):
+    _, records = finished
+    by_cell = {(r["target_class"], r["method"]): r for r in records}
+    gold = by_cell["all", "retrain"]
+    assert gold["forget_gap"] == 0
+    assert gold["agreement"] == 100
+    assert gold["retraining_share"] == 1
+    assert by_cell["all", "floor_majority"]["agreement"] == pytest.approx(gold["forget_accuracy"])
+    pooled = by_cell["all", "twin"]
+    halves = [by_cell[c, "twin"]["forget_accuracy"] for c in (0, 2)]
+    assert pooled["forget_accuracy"] == pytest.approx(np.mean(halves))
+    assert pooled["seconds"] == pytest.approx(sum(pooled["seconds_by_part"].values()))
+    assert pooled["retraining_share"] == pytest.approx(pooled["seconds"] / gold["seconds"])
+    assert by_cell["all", "floor_gold_gold"]["kl"] > 0
+    assert by_cell["all", "original"]["seconds"] == 0
+
+
+def test_the_report_is_written_from_a_run(finished):
+    output, _ = finished
+    text = report.write_report(output).read_text()
+    assert "twin" in text
+    assert (output / "gap.png").stat().st_size > 1000
+
+
+def stop_twice(function, seen):
+    """The function, interrupted before its first call and after its second."""
+
+    def stopping(*args, **kwargs):
+        seen.append(1)
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        result = function(*args, **kwargs)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return result
+
+    return stopping
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(finished, data, tmp_path, monkeypatch):
+    """Stopped before every training and around features, records and files, a run trains nothing twice."""
+    _, expected = finished
+    fit, calls = training.fit, []
+
+    def stop_every_second_time(*args, **kwargs):
+        calls.append(1)
+        if len(calls) % 2:
+            raise KeyboardInterrupt
+        return fit(*args, **kwargs)
+
+    patch_everywhere(monkeypatch, training.fit, stop_every_second_time)
+    patch_everywhere(monkeypatch, twin.measure_features, stop_twice(twin.measure_features, []))
+    others = {
+        (records_module, "write_whole"): [],
+        (records_module.RecordTable, "add"): [],
+    }
+    for (owner, name), seen in others.items():
+        monkeypatch.setattr(owner, name, stop_twice(getattr(owner, name), seen))
+    interruptions = 0
+    while True:
+        try:
+            records = run(settings(data), data, tmp_path)
+            break
+        except KeyboardInterrupt:
+            interruptions += 1
+            assert interruptions < 30
+    # original, gold, finetune, twin model, curriculum model, twin, second gold: each begun twice, finished once.
+    assert len(calls) == 14
+    assert all(len(seen) > 2 for seen in others.values())
+    # An interrupted file is within an interrupted `add`: those two do not always count twice.
+    assert 7 + len(others) < interruptions <= 7 + 2 * len(others)
+    features = [json.loads((folder / "features.json").read_text()) for folder in (tmp_path, finished[0])]
+    assert features[0] == features[1]
+    assert without_times(records) == without_times(expected)
+    stages = sorted(path.name.split("-")[0] for path in (tmp_path / "stages").iterdir())
+    assert stages == [
+        "curriculum",
+        "features",
+        "finetune",
+        "gold",
+        "gold",
+        "original",
+        "prediction",
+        "twin",
+        "twin_model",
+    ]
+
+
+def test_a_finished_run_does_nothing_more(finished, data, monkeypatch):
+    output, expected = finished
+    patch_everywhere(monkeypatch, training.fit, lambda *args, **kwargs: pytest.fail("trained again"))
+    before = (output / "results.jsonl").read_text()
+    assert run(settings(data), data, output) == expected
+    assert (output / "results.jsonl").read_text() == before
+
+
+def test_seeds_methods_and_classes_are_added_to_a_folder(data, tmp_path):
+    small = settings(data, requests="each", classes=(1,), methods=("original",))
+    first = run(small, data, tmp_path)
+    more = dataclasses.replace(small, classes=(1, 3), seeds=(0, 1), methods=("original", "random_labeling"))
+    records = run(more, data, tmp_path)
+    assert without_times(records[: len(first)]) == without_times(first)
+    cells = {(r["target_class"], r["seed"], r["method"]) for r in records if not r["method"].startswith("floor")}
+    assert cells == {(c, s, m) for c in (1, 3) for s in (0, 1) for m in ("original", "random_labeling")}
+    originals = list((tmp_path / "stages").glob("original-*"))
+    assert len(originals) == 2  # one for each seed, shared by the classes
+    grown = json.loads((tmp_path / "config.json").read_text())["arms"]["default"]
+    assert grown["classes"] == [1, 3]
+    assert grown["seeds"] == [0, 1]
+
+
+def test_one_curriculum_model_serves_all_classes_and_is_amortised(data, tmp_path):
+    records = run(settings(data, requests="each", methods=("twin", "twin_negative_gradient")), data, tmp_path)
+    assert len(list((tmp_path / "stages").glob("curriculum-*"))) == 1
+    twins = [record for record in records if record["method"].startswith("twin")]
+    assert len(twins) == 4
+    for record in twins:
+        parts = record["seconds_by_part"]
+        shared = (parts["twin_model"] + parts["features"] + parts["predictor"]) / 2 + parts["curriculum"] / 4
+        assert record["seconds_amortised"] == pytest.approx(parts["unlearning"] + shared)
+        share = record["retraining_share_amortised"] / record["retraining_share"]
+        assert share == pytest.approx(record["seconds_amortised"] / record["seconds"])
+
+
+def test_a_change_that_alters_cells_is_refused_with_its_name(finished, data):
+    output, _ = finished
+    with pytest.raises(ValueError, match=r"recipe\.epochs: 4 there, now 5") as error:
+        run(settings(data, recipe=Recipe(epochs=5, batch_size=20)), data, output)
+    assert "arch" not in str(error.value)
+    counting = dataclasses.replace(settings(data).twin_settings, threshold="count")
+    with pytest.raises(ValueError, match=r"twin_settings\.threshold"):
+        run(settings(data, twin_settings=counting), data, output)
+    with pytest.raises(ValueError, match="classes"):
+        run(settings(data, classes=(0, 1, 2)), data, output)
+
+
+def test_a_request_that_cannot_be_made_stops_before_any_work(data, tmp_path):
+    with pytest.raises(ValueError, match="num_forget"):
+        run(settings(data, num_forget=51), data, tmp_path / "out")
+    for methods in ("nonsense",), ("twin", "twin"), (), ("floors",):
+        with pytest.raises(ValueError, match="methods"):
+            run(settings(data, methods=methods), data, tmp_path / "out")
+    for name in ("classes", "seeds"):
+        for values in ((), (1, 1)):
+            with pytest.raises(ValueError, match=name):
+                run(settings(data, requests="each", **{name: values}), data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_users_own_method_runs_beside_the_others(data, tmp_path, monkeypatch):
+    def mine(problem, original, key):
+        return METHODS["finetune"](problem, original, key)
+
+    for name in ("mine", "gold"):  # a name that the runner uses for a model of its own is no trap
+        monkeypatch.setitem(METHODS, name, mine)
+    records = run(settings(data, methods=("retrain", "mine", "gold")), data, tmp_path)
+    pooled = {r["method"]: r for r in records if r["target_class"] == "all"}
+    assert pooled["mine"]["kl"] > 0
+    assert pooled["gold"]["kl"] > 0
+    assert pooled["retrain"]["kl"] == 0
+
+
+@pytest.mark.parametrize("num_forget", [8, 50])
+def test_the_labels_that_a_users_own_method_predicts_are_recorded(data, tmp_path, monkeypatch, num_forget):
+    """Also where all of a class is forgotten, and nothing was predicted from."""
+    small = settings(data, requests="each", classes=(1,), num_forget=num_forget, methods=("mine",))
+    mine = functools.partial(METHODS["twin"], settings=small.twin_settings)
+    monkeypatch.setitem(METHODS, "mine", lambda problem, original, key: mine(problem, original, key))
+    for _ in range(2):  # the second time from its checkpoint
+        record = next(r for r in run(small, data, tmp_path) if r["method"] == "mine")
+        assert record["predictor_accuracy"] is not None
+        assert (record["predicted_hard_share"] == 1) == (num_forget == 50)
+        (tmp_path / "results.jsonl").unlink()
+    assert len(list((tmp_path / "stages").glob("mine-*"))) == 1
+
+
+def test_a_size_is_added_to_a_folder(data, tmp_path):
+    small = settings(data, methods=("original",))
+    first = run(small, data, tmp_path)
+    records = run(dataclasses.replace(small, num_forget=5), data, tmp_path)
+    assert without_times(records[: len(first)]) == without_times(first)
+    assert {r["num_forget"] for r in records} == {5, 8}
+    assert len(list((tmp_path / "stages").glob("original-*"))) == 1
+
+
+def test_a_whole_class_is_hard_by_definition(data, tmp_path):
+    records = run(settings(data, requests="each", classes=(1,), num_forget=50, methods=("twin",)), data, tmp_path)
+    record = next(r for r in records if r["method"] == "twin")
+    assert record["predicted_hard_share"] == 1
+    assert set(record["seconds_by_part"]) == {"unlearning"}
+    assert any("hard" in note for note in record["notes"])
+
+
+def test_heldout_images_from_the_training_set(data, tmp_path):
+    records = run(settings(data, heldout_source="train", methods=("twin",)), data, tmp_path)
+    record = next(r for r in records if r["method"] == "twin" and r["target_class"] == "all")
+    assert record["test_accuracy_outside_heldout"] == record["test_accuracy"]
+    assert record["heldout_source"] == "train"

@@ -1,0 +1,294 @@
+"""Each method's stream, targets and weights on a hand-made problem, and what its steps do."""
+
+import dataclasses
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tmu_jax
+from tests.patching import patch_everywhere
+from tests.tiny import PlainNet, TinyNet, tiny_data
+from tmu_jax import training, twin
+from tmu_jax.training import Recipe
+from tmu_jax.unlearning import METHODS
+from tmu_jax.unlearning import method as base
+
+KEY = jax.random.key(5)
+SHORT = Recipe(epochs=2, batch_size=20, schedule="constant")
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return tmu_jax.data.forget_subset(tiny_data(), target_classes=[1, 2], num_forget=8)
+
+
+@pytest.fixture(scope="module")
+def original(problem):
+    return tmu_jax.train(TinyNet(), problem.train, recipe=Recipe(epochs=10, batch_size=20), key=jax.random.key(0))
+
+
+def relabel_of(name):
+    """The module of a method, whose `relabel` says what it trains on."""
+    import importlib
+
+    return importlib.import_module(f"tmu_jax.unlearning.{name}")
+
+
+def drawn(relabelling, batch_size=20):
+    return next(relabelling.stream.epochs(batch_size, np.random.default_rng(0)))
+
+
+def test_finetune_draws_the_retain_set_with_true_labels(problem, original):
+    relabelling = relabel_of("finetune").relabel(problem, original, KEY)
+    assert set(relabelling.stream.groups[0]) == set(problem.retain.indices)
+    assert len(relabelling.stream.groups) == 1
+    np.testing.assert_array_equal(relabelling.targets.argmax(-1), problem.pool.labels)
+    np.testing.assert_array_equal(relabelling.weights, 1)
+    assert not np.isin(drawn(relabelling), problem.forget.indices).any()
+
+
+def test_random_labeling_mislabels_exactly_the_forget_set(problem, original):
+    relabelling = relabel_of("random_labeling").relabel(problem, original, KEY)
+    assert set(relabelling.stream.groups[0]) == set(problem.train.indices)
+    wrong = relabelling.targets.argmax(-1) != problem.pool.labels
+    assert set(np.flatnonzero(wrong)) == set(problem.forget.indices)
+    np.testing.assert_array_equal(relabelling.targets.sum(-1), 1)
+    np.testing.assert_array_equal(relabelling.weights, 1)
+    again = relabel_of("random_labeling").relabel(problem, original, KEY)
+    np.testing.assert_array_equal(relabelling.targets, again.targets)
+
+
+def test_wrong_labels_are_uniform_over_the_other_classes():
+    data = tiny_data(num_train=4000, num_test=400)
+    problem = tmu_jax.data.forget_subset(data, target_classes=[2], num_forget=900)
+    labels = base.wrong_targets(problem, problem.forget.indices, KEY)[problem.forget.indices].argmax(-1)
+    counts = np.bincount(labels, minlength=4)
+    assert counts[2] == 0
+    # Each of three classes has 300 expected, standard deviation sqrt(900 · 1/3 · 2/3) = 14.1; 5 of them allowed.
+    assert np.abs(counts[[0, 1, 3]] - 300).max() < 71
+
+
+def test_negative_gradient_halves_its_batches(problem, original):
+    relabelling = relabel_of("negative_gradient").relabel(problem, original, KEY, alpha=0.9)
+    rows = drawn(relabelling)
+    assert rows.shape == (len(problem.retain) // 10, 20)
+    assert np.isin(rows[:, :10], problem.retain.indices).all()
+    assert np.isin(rows[:, 10:], problem.forget.indices).all()
+    np.testing.assert_allclose(relabelling.weights[problem.retain.indices], 1.8, rtol=1e-6)
+    np.testing.assert_allclose(relabelling.weights[problem.forget.indices], -0.2, rtol=1e-6)
+    np.testing.assert_array_equal(relabelling.targets.argmax(-1), problem.pool.labels)
+
+
+def test_negative_gradients_loss_is_the_two_means(problem, original):
+    """α·mean CE(retain half) − (1−α)·mean min(CE(forget half), log C), and its gradient, written out."""
+    alpha = 0.7
+    relabelling = relabel_of("negative_gradient").relabel(problem, original, KEY, alpha=alpha)
+    rows = drawn(relabelling)[0]
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(20, 4)), jnp.float32)
+    labels = problem.pool.labels[rows]
+
+    def one_loss(logits):
+        return training.weighted_cross_entropy(
+            logits, jnp.asarray(relabelling.targets[rows]), jnp.asarray(relabelling.weights[rows])
+        )
+
+    def two_means(logits):
+        losses = -jax.nn.log_softmax(logits)[jnp.arange(20), labels]
+        return alpha * losses[:10].mean() - (1 - alpha) * jnp.minimum(losses[10:], math.log(4)).mean()
+
+    np.testing.assert_allclose(one_loss(logits), two_means(logits), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(one_loss)(logits), jax.grad(two_means)(logits), rtol=1e-4, atol=1e-6)
+
+
+def test_bad_teachers_targets(problem, original):
+    relabelling = relabel_of("bad_teacher").relabel(problem, original, KEY, retain_share=0.25)
+    rows = relabelling.stream.groups[0]
+    assert set(problem.forget.indices) <= set(rows)
+    retained = np.setdiff1d(rows, problem.forget.indices)
+    assert len(retained) == round(0.25 * len(problem.retain))
+    assert np.isin(retained, problem.retain.indices).all()
+    logits, _ = tmu_jax.predict(original, tmu_jax.data.Split(problem.pool, retained))
+    np.testing.assert_allclose(relabelling.targets[retained], jax.nn.softmax(logits), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(relabelling.targets[rows].sum(-1), 1, rtol=1e-5)
+    of_original, _ = tmu_jax.predict(original, problem.forget)
+    assert np.abs(relabelling.targets[problem.forget.indices] - jax.nn.softmax(of_original)).mean() > 0.1
+
+
+def test_the_random_teacher_is_fresh_and_knows_nothing(original):
+    """Near-uniform outputs that do not depend on how many images are asked about beyond a batch."""
+    problem = tmu_jax.data.forget_subset(tiny_data(num_train=1200), target_classes=[1], num_forget=270)
+    outputs = relabel_of("bad_teacher").random_teacher(problem, original, KEY)
+    assert outputs.shape == (270, 4)
+    np.testing.assert_allclose(outputs.sum(-1), 1, rtol=1e-5)
+    entropy = -(outputs * np.log(outputs)).sum(-1).mean()
+    assert 0.5 * math.log(4) < entropy < math.log(4)
+    other = relabel_of("bad_teacher").random_teacher(problem, original, jax.random.key(6))
+    assert np.abs(outputs - other).mean() > 0.02
+    variables = training.init_variables(KEY, jnp.zeros((1, 4, 4, 3)), module=original.module)
+    rows = problem.forget.indices[:256]
+    pixels = (problem.pool.images[rows] / 255 - original.normalization.mean) / original.normalization.std
+    (logits, _), _ = original.module.apply(
+        variables, jnp.asarray(pixels, jnp.float32), train=True, mutable=["batch_stats"]
+    )
+    np.testing.assert_allclose(outputs[:256], jax.nn.softmax(logits), rtol=1e-3, atol=1e-5)
+
+
+def test_bad_teachers_gradient_is_the_kls(problem, original):
+    relabelling = relabel_of("bad_teacher").relabel(problem, original, KEY)
+    rows = drawn(relabelling)[0]
+    teacher = jnp.asarray(relabelling.targets[rows])
+    logits = jnp.asarray(np.random.default_rng(1).normal(size=(20, 4)), jnp.float32)
+
+    def kl(logits):
+        return jnp.mean(jnp.sum(teacher * (jnp.log(teacher) - jax.nn.log_softmax(logits)), -1))
+
+    def one_loss(logits):
+        return training.weighted_cross_entropy(logits, teacher, jnp.ones(20))
+
+    np.testing.assert_allclose(jax.grad(one_loss)(logits), jax.grad(kl)(logits), rtol=1e-4, atol=1e-6)
+
+
+def test_twin_mislabels_exactly_the_hard_samples(problem, original):
+    easy = np.arange(16) % 3 == 0
+    relabelling = relabel_of("twin").relabel_hard(problem, original, KEY, easy=easy)
+    assert set(relabelling.stream.groups[0]) == set(problem.train.indices)
+    wrong = relabelling.targets.argmax(-1) != problem.pool.labels
+    assert set(np.flatnonzero(wrong)) == set(problem.forget.indices[~easy])
+    np.testing.assert_array_equal(relabelling.weights, 1)
+
+
+def test_twin_negative_gradient_ascends_on_the_hard_alone(problem, original):
+    easy = np.arange(16) % 3 == 0
+    relabelling = relabel_of("twin").ascend_on_hard(problem, original, KEY, easy=easy)
+    assert set(relabelling.stream.groups[0]) == set(problem.retain.indices) | set(problem.forget.indices[easy])
+    assert set(relabelling.stream.groups[1]) == set(problem.forget.indices[~easy])
+    assert set(np.flatnonzero(relabelling.weights < 0)) == set(problem.forget.indices[~easy])
+
+
+def test_twin_negative_gradient_without_a_hard_sample_learns_all(problem, original):
+    relabelling = relabel_of("twin").ascend_on_hard(problem, original, KEY, easy=np.ones(16, bool))
+    assert len(relabelling.stream.groups) == 1
+    assert set(relabelling.stream.groups[0]) == set(problem.train.indices)
+    assert (relabelling.weights == 1).all()
+
+
+@pytest.mark.parametrize("name", ["finetune", "random_labeling", "negative_gradient", "bad_teacher"])
+def test_methods_change_the_student_and_leave_the_original(problem, original, name):
+    """An optimiser that holds another model's parameters would leave the student as it was."""
+    before = jax.tree.map(np.array, original.variables)
+    unlearned = tmu_jax.unlearn(name, problem, original, key=KEY, recipe=dataclasses.replace(SHORT, epochs=1))
+    chex.assert_trees_all_equal(before, original.variables)
+    changed = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (before, unlearned.variables)), strict=True)]
+    assert min(changed) > 0
+    assert unlearned.method == name
+    assert unlearned.seconds == unlearned.seconds_by_part["unlearning"] > 0
+    assert unlearned.original is original
+
+
+def test_left_out_images_move_no_batch_statistics(problem, original):
+    """Fine-tuning on the retain set ends in the same weights and statistics whatever the forgotten images show."""
+    other_images = problem.pool.images.copy()
+    other_images[problem.forget.indices] = 255 - other_images[problem.forget.indices]
+    pool = tmu_jax.data.Pool(other_images, problem.pool.labels, 4)
+    moved = dataclasses.replace(
+        problem,
+        pool=pool,
+        **{
+            name: tmu_jax.data.Split(pool, getattr(problem, name).indices)
+            for name in ("train", "forget", "retain", "heldout", "test")
+        },
+    )
+    one, other = (tmu_jax.unlearn("finetune", p, original, key=KEY, recipe=SHORT) for p in (problem, moved))
+    chex.assert_trees_all_equal(one.variables, other.variables)
+
+
+def test_retrain_never_sees_a_forgotten_image(problem, original, monkeypatch):
+    seen = []
+    steps = training.train_steps
+
+    def spy(state, images, targets, weights, normalization, indices, rates, num_steps, *rest, **static):
+        seen.append(np.asarray(indices)[: int(num_steps)])
+        return steps(state, images, targets, weights, normalization, indices, rates, num_steps, *rest, **static)
+
+    patch_everywhere(monkeypatch, training.train_steps, spy)
+    gold = tmu_jax.unlearn("retrain", problem, original, key=KEY)
+    rows = np.concatenate([x.ravel() for x in seen])
+    assert not np.isin(rows, problem.forget.indices).any()
+    assert np.isin(rows, problem.retain.indices).all()
+    expected = training.pixel_statistics(problem.retain)
+    chex.assert_trees_all_equal(gold.normalization, expected)
+    assert gold.recipe == original.recipe
+
+
+def test_original_is_untouched(problem, original):
+    same = tmu_jax.unlearn("original", problem, original, key=KEY)
+    chex.assert_trees_all_equal(same.variables, original.variables)
+    assert same.seconds == 0
+
+
+def test_sanity_of_the_baselines(problem, original):
+    """Random labeling drives the forget accuracy far down; fine-tuning does not."""
+    longer = dataclasses.replace(SHORT, epochs=15, learning_rate=0.05)
+    accuracy = {}
+    for name in ("original", "finetune", "random_labeling"):
+        options = {} if name == "original" else {"recipe": longer}
+        model = tmu_jax.unlearn(name, problem, original, key=KEY, **options)
+        accuracy[name] = tmu_jax.evaluate(problem, model).readouts.forget_accuracy
+    assert accuracy["random_labeling"] < accuracy["original"] - 40
+    assert accuracy["finetune"] > accuracy["random_labeling"] + 40
+
+
+def test_twin_methods_report_labels_and_every_part(problem, original):
+    settings = twin.TwinSettings(
+        twin_recipe=Recipe(epochs=1, batch_size=20, schedule="constant"), max_twin_epochs=2, eps_candidates=(2 / 255,)
+    )
+    unlearned = tmu_jax.unlearn("twin", problem, original, key=KEY, settings=settings, recipe=SHORT)
+    labels = unlearned.generalization_labels
+    np.testing.assert_array_equal(labels["index"], problem.forget.indices)
+    np.testing.assert_array_equal(labels["easy"], labels["probability"] >= 0.5)
+    assert set(unlearned.seconds_by_part) == {"twin_model", "curriculum", "features", "predictor", "unlearning"}
+    assert unlearned.seconds == pytest.approx(sum(unlearned.seconds_by_part.values()))
+    again = tmu_jax.unlearn(
+        "twin_negative_gradient", problem, original, key=KEY, prediction=unlearned.prediction, recipe=SHORT
+    )
+    np.testing.assert_array_equal(again.generalization_labels, labels)
+
+
+def test_methods_without_labels_say_so(problem, original):
+    with pytest.raises(ValueError, match="original"):
+        _ = tmu_jax.unlearn("original", problem, original, key=KEY).generalization_labels
+
+
+def test_a_users_own_method_by_name_and_as_a_function(problem, original, monkeypatch):
+    def relabel(problem, original, key):
+        return base.Relabelling(
+            training.Stream((problem.retain.indices[:40],)), base.true_targets(problem), base.equal_weights(problem)
+        )
+
+    mine = tmu_jax.relabelling_method("mine", relabel, SHORT)
+    monkeypatch.setitem(METHODS, "mine", mine)
+    by_name, as_function = (tmu_jax.unlearn(m, problem, original, key=KEY) for m in ("mine", mine))
+    chex.assert_trees_all_equal(by_name.variables, as_function.variables)
+    assert by_name.method == "mine"
+
+
+def test_a_module_without_batch_norm_unlearns_too(problem):
+    original = tmu_jax.train(PlainNet(), problem.train, recipe=SHORT, key=jax.random.key(0))
+    assert set(original.variables) == {"params"}
+    unlearned = tmu_jax.unlearn(
+        "bad_teacher", problem, original, key=KEY, recipe=dataclasses.replace(SHORT, optimizer="adam")
+    )
+    assert set(unlearned.variables) == {"params"}
+
+
+def test_unknown_names_and_bad_options_are_refused(problem, original):
+    with pytest.raises(ValueError, match="scrub"):
+        tmu_jax.unlearn("scrub", problem, original, key=KEY)
+    with pytest.raises(ValueError, match="alpha"):
+        tmu_jax.unlearn("negative_gradient", problem, original, key=KEY, alpha=1.5)
+    with pytest.raises(ValueError, match="retain_share"):
+        tmu_jax.unlearn("bad_teacher", problem, original, key=KEY, retain_share=0.0)

@@ -1,0 +1,18 @@
+"""One model beside the gold model: readouts, floors, and how good predicted labels are."""
+
+from tmu_jax.evaluation.evaluate import Evaluation, Outputs, compare, evaluate, floors, outputs, prediction_quality
+from tmu_jax.evaluation.floors import Floor
+from tmu_jax.evaluation.readouts import PredictorQuality, Readouts
+
+__all__ = [
+    "Evaluation",
+    "Floor",
+    "Outputs",
+    "PredictorQuality",
+    "Readouts",
+    "compare",
+    "evaluate",
+    "floors",
+    "outputs",
+    "prediction_quality",
+]

@@ -1,0 +1,112 @@
+"""A classifier's logits and embeddings, block by block."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tmu_jax.data import Split
+from tmu_jax.training.images import device_images, normalize
+from tmu_jax.training.recipe import Normalization, TrainedModel, Variables
+
+
+class Blocks(NamedTuple):
+    """How many images an evaluation takes together, and how many times in one call."""
+
+    size: int
+    per_call: int
+
+    def split(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+        """Yields the rows of one call after another; without any, one call of none.
+
+        Args:
+          rows: int32[n].
+
+        Yields:
+          Rows int32[per_call, size], filled up by repeating them, and how many of them, from the first on, are real.
+        """
+        most = self.size * self.per_call
+        for start in range(0, max(len(rows), 1), most):
+            part = rows[start : start + most]
+            yield np.resize(part, (self.per_call, self.size)), len(part)
+
+    def num_blocks(self, num_rows: int) -> np.int32:
+        """Blocks that hold so many rows."""
+        return np.int32(-(-num_rows // self.size))
+
+
+def evaluation_blocks(on_cpu: Blocks, elsewhere: Blocks) -> Blocks:
+    """The blocks for this platform: few images on a CPU, where they stay in its cache."""
+    return on_cpu if jax.default_backend() == "cpu" else elsewhere
+
+
+def over_blocks(function: Callable[..., Any], num_blocks: jax.Array, *blocks: jax.Array) -> Any:
+    """`function` of the first blocks, one after another in one loop: their memory is taken once.
+
+    Args:
+      function: of one block of each array.
+      num_blocks: int32[], at most n; dynamic, so that one program serves any number of images.
+      *blocks: arrays [n, ...], a block of each in their leading axis.
+
+    Returns:
+      What the function returns, stacked, [n, ...]; zeros beyond the first `num_blocks`.
+    """
+    one = jax.eval_shape(function, *(part[0] for part in blocks))
+    start = jax.tree.map(lambda result: jnp.zeros((len(blocks[0]), *result.shape), result.dtype), one)
+
+    def body(i: jax.Array, results: Any) -> Any:
+        found = function(*(part[i] for part in blocks))
+        return jax.tree.map(lambda every, result: every.at[i].set(result), results, found)
+
+    return jax.lax.fori_loop(0, num_blocks, body, start)
+
+
+@functools.partial(jax.jit, static_argnames=("module",))
+def predict_rows(
+    variables: Variables,
+    normalization: Normalization,
+    pool_images: jax.Array,
+    rows: jax.Array,
+    num_blocks: jax.Array,
+    *,
+    module: nn.Module,
+) -> tuple[jax.Array, jax.Array]:
+    """Logits and embeddings of rows int32[per_call, size] of the pool, in evaluation mode; see `over_blocks`."""
+
+    def predict_block(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        images = pool_images[rows].astype(jnp.float32) / 255
+        logits, embeddings = module.apply(variables, normalize(images, normalization), train=False)
+        return jnp.asarray(logits), jnp.asarray(embeddings)
+
+    return over_blocks(predict_block, num_blocks, jnp.asarray(rows))
+
+
+def predict(model: TrainedModel, data: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and embeddings of a split, in evaluation mode.
+
+    Args:
+      model: the classifier.
+      data: n images.
+
+    Returns:
+      (logits float32[n, classes], embeddings float32[n, d]), in the split's order; empty for an empty split.
+    """
+    blocks = evaluation_blocks(Blocks(64, 16), Blocks(2000, 1))
+    images = device_images(data.pool)
+    outputs = []
+    for rows, count in blocks.split(data.indices):
+        found = predict_rows(
+            model.variables, model.normalization, images, rows, blocks.num_blocks(count), module=model.module
+        )
+        outputs.append([first_rows(part, count) for part in found])
+    logits, embeddings = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+    return logits, embeddings
+
+
+def first_rows(blocks: jax.Array | np.ndarray, count: int) -> np.ndarray:
+    """The first `count` rows of blocks [blocks, size, ...], on the host, [count, ...]."""
+    return np.asarray(blocks).reshape(-1, *blocks.shape[2:])[:count]

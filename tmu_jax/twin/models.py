@@ -1,0 +1,176 @@
+"""The models of the twin problem: the twin model M_t and the curriculum model G_c.
+
+References:
+  Ji et al., Towards Aligned Data Removal via Twin Machine Unlearning, 2024 (arXiv 2408.11433), Section 4.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from tmu_jax.data import ForgetProblem, Split
+from tmu_jax.timing import Stopwatch
+from tmu_jax.training import Progress, Recipe, Stream, TrainedModel, fit, one_hot, predict, train
+from tmu_jax.twin.settings import DEFAULT_SETTINGS, FIRST_EPOCH_RECIPE, TwinSettings
+
+
+def outside(split: Split, classes: tuple[int, ...]) -> Split:
+    """The samples of a split that are of none of these classes."""
+    return Split(split.pool, split.indices[~np.isin(split.labels, classes)])
+
+
+def _draw(indices: np.ndarray, share: float, key: jax.Array) -> np.ndarray:
+    """A random share of the indices, at least one."""
+    count = max(1, round(share * len(indices)))
+    return np.sort(np.asarray(jax.random.permutation(key, indices))[:count])
+
+
+def train_twin(
+    problem: ForgetProblem,
+    original: TrainedModel,
+    key: jax.Array,
+    settings: TwinSettings = DEFAULT_SETTINGS,
+    progress: Progress | None = None,
+) -> TrainedModel:
+    """M_t: the original model fine-tuned on D and D_test, until it knows D_test.
+
+    Args:
+      problem: the request.
+      original: M_o, left intact.
+      key: a PRNG key.
+      settings: see `TwinSettings`.
+      progress: called with (steps done, steps in all).
+
+    Returns:
+      The twin model. Held-out samples of whole classes are left out: there is no twin problem for them.
+
+    Raises:
+      ValueError: when the request forgets whole classes only.
+    """
+    draw_key, fit_key = jax.random.split(key)
+    recipe = dataclasses.replace(settings.twin_recipe, augment=original.recipe.augment)
+    heldout = outside(problem.heldout, problem.whole_classes)
+    if not len(heldout):
+        raise ValueError(f"problem forgets whole classes {problem.whole_classes} only; they have no twin problem")
+    replayed = problem.train.indices
+    if settings.twin_replay < 1:
+        replayed = _draw(replayed, settings.twin_replay, draw_key)
+
+    def knows_heldout(variables: dict) -> bool:
+        logits, _ = predict(dataclasses.replace(original, variables=variables), heldout)
+        return bool(100 * np.mean(logits.argmax(-1) == heldout.labels) >= settings.enough_accuracy)
+
+    return _fine_tuned(
+        original,
+        Split(problem.pool, np.concatenate([replayed, heldout.indices])),
+        recipe,
+        fit_key,
+        progress=progress,
+        max_epochs=max(settings.max_twin_epochs, recipe.epochs),
+        is_enough=knows_heldout,
+    )
+
+
+def _fine_tuned(model: TrainedModel, split: Split, recipe: Recipe, key: jax.Array, **options: Any) -> TrainedModel:
+    """A model trained further on a split with its true labels; `options` are those of `fit`."""
+    pool = split.pool
+    with Stopwatch() as watch:
+        variables, losses = fit(
+            model.module,
+            model.variables,
+            model.normalization,
+            pool,
+            Stream((split.indices,)),
+            one_hot(pool.labels, pool.num_classes),
+            np.ones(len(pool.labels), np.float32),
+            recipe,
+            key,
+            **options,
+        )
+        jax.block_until_ready(variables)
+    return dataclasses.replace(
+        model,
+        variables=variables,
+        recipe=recipe,
+        seconds=watch.seconds,
+        compile_seconds=watch.compile_seconds,
+        losses=tuple(losses),
+    )
+
+
+def train_curriculum(
+    problem: ForgetProblem,
+    original: TrainedModel,
+    key: jax.Array,
+    settings: TwinSettings = DEFAULT_SETTINGS,
+    exclude: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> TrainedModel:
+    """G_c: the same architecture from a fresh initialisation, trained briefly on a part of D.
+
+    Neither D_f nor D_test are among its images, or its loss would not transfer from one to the other.
+
+    Args:
+      problem: the request.
+      original: M_o, for its architecture and recipe.
+      key: a PRNG key.
+      settings: see `TwinSettings`.
+      exclude: int32, further rows of the pool to leave out: the forget sets of other requests that share this model.
+      progress: called with (steps done, steps in all).
+
+    Returns:
+      The curriculum model.
+
+    Raises:
+      ValueError: when nothing of D is left to train on.
+    """
+    draw_key, train_key = jax.random.split(key)
+    excluded = np.concatenate([problem.forget.indices, problem.heldout.indices, [] if exclude is None else exclude])
+    allowed = np.setdiff1d(problem.train.indices, excluded.astype(np.int32))
+    if not len(allowed):
+        raise ValueError("exclude leaves no training image for the curriculum model; it needs at least one")
+    # A cycle fits any number of epochs, and its peak is no rate to start at.
+    schedule = "onecycle" if original.recipe.schedule == "onecycle" else "constant"
+    recipe = dataclasses.replace(original.recipe, epochs=settings.curriculum_epochs, schedule=schedule)
+    rows = _draw(allowed, settings.curriculum_share, draw_key)
+    return train(original.module, Split(problem.pool, rows), key=train_key, recipe=recipe, progress=progress)
+
+
+def train_curricula(
+    problem: ForgetProblem,
+    original: TrainedModel,
+    twin: TrainedModel,
+    key: jax.Array,
+    settings: TwinSettings = DEFAULT_SETTINGS,
+    exclude: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> tuple[TrainedModel, TrainedModel]:
+    """The models whose loss is CF, of the twin and of the original problem; arguments as in `train_curriculum`."""
+    if settings.curriculum == "first_epoch":
+        keys = jax.random.split(key)
+        return (
+            train_first_epoch(twin, problem.train, keys[0], progress),
+            train_first_epoch(original, problem.retain, keys[1], progress),
+        )
+    curriculum = train_curriculum(problem, original, key, settings, exclude, progress)
+    return curriculum, curriculum
+
+
+def train_first_epoch(
+    model: TrainedModel, retain: Split, key: jax.Array, progress: Progress | None = None
+) -> TrainedModel:
+    """A problem's own model after one epoch of fine-tuning on its retain set: CF of `curriculum="first_epoch"`.
+
+    Args:
+      model: M_t for the twin problem, M_o for the original problem; left intact.
+      retain: D for the twin problem, D_r for the original problem.
+      key: a PRNG key.
+      progress: called with (steps done, steps in all).
+
+    Returns:
+      The fine-tuned model.
+    """
+    recipe = dataclasses.replace(FIRST_EPOCH_RECIPE, augment=model.recipe.augment)
+    return _fine_tuned(model, retain, recipe, key, progress=progress)

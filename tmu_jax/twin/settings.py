@@ -1,0 +1,102 @@
+"""What the paper leaves open of the twin problem, or states once, as settings with their defaults.
+
+References:
+  Ji et al., Towards Aligned Data Removal via Twin Machine Unlearning, 2024 (arXiv 2408.11433).
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+from tmu_jax.training import Recipe
+from tmu_jax.twin.features import FEATURES
+
+TWIN_RECIPE = Recipe(epochs=5, batch_size=128, learning_rate=0.01, schedule="cosine")
+FIRST_EPOCH_RECIPE = Recipe(epochs=1, batch_size=128, learning_rate=0.02, schedule="constant")
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "twin_model": ("twin_recipe", "max_twin_epochs", "enough_accuracy", "twin_replay"),
+    "curriculum": ("curriculum", "curriculum_epochs", "curriculum_share"),
+    "features": ("num_neighbors", "bank", "normalize_embeddings", "attack_steps", "eps_candidates", "attack_order"),
+    "predictor": ("features", "scaling", "min_scaling", "threshold", "predictor_batch_size"),
+}
+"""Which settings each part of the twin problem depends on; a part depends on the ones before it as well."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TwinSettings:
+    """What the paper leaves open or states once, with its values.
+
+    Attributes:
+      twin_recipe: fine-tuning of the twin model; `epochs` is the least number, and augmentation is the original's.
+      max_twin_epochs: go on to so many epochs while the twin model's accuracy on D_test is below `enough_accuracy`.
+      enough_accuracy: percent.
+      twin_replay: share of D that the twin model is fine-tuned on beside D_test, in (0, 1].
+      curriculum: where CF comes from: "fresh" (G_c, a fresh model trained briefly) or "first_epoch" (each problem's own
+        model after one epoch of fine-tuning on its retain set, as the paper's introduction has it).
+      curriculum_epochs: epochs of the curriculum model.
+      curriculum_share: share of D (without any forget or held-out image) that it is trained on, in (0, 1].
+      num_neighbors: nearest neighbours averaged by NF.
+      bank: "class" (neighbours are of the sample's class) or "all" (of any class of the retain set).
+      normalize_embeddings: whether NF divides each embedding by its L2 norm.
+      attack_steps: steps of PGD.
+      eps_candidates: L-infinity radii tried on the twin problem, in pixel units 0..1.
+      attack_order: "clean_target" or "adversarial_target", the order of AF's cross-entropy.
+      features: which of "NF", "AF", "CF" the predictor sees.
+      scaling: "per_problem", "twin" (statistics of the twin problem for both), or None: per problem from
+        `min_scaling` samples of a class on, the twin problem's below.
+      min_scaling: see `scaling`.
+      threshold: "half" (easy when p ≥ 0.5) or "count" (as many hard as M_o gets wrong of D_test, class by class).
+      predictor_batch_size: samples a step of the predictor's training.
+    """
+
+    twin_recipe: Recipe = TWIN_RECIPE
+    max_twin_epochs: int = 10
+    enough_accuracy: float = 95.0
+    twin_replay: float = 1.0
+    curriculum: Literal["fresh", "first_epoch"] = "fresh"
+    curriculum_epochs: int = 2
+    curriculum_share: float = 0.2
+    num_neighbors: int = 5
+    bank: Literal["class", "all"] = "class"
+    normalize_embeddings: bool = True
+    attack_steps: int = 5
+    eps_candidates: tuple[float, ...] = (0.25 / 255, 0.5 / 255, 1 / 255, 2 / 255, 4 / 255)
+    attack_order: Literal["clean_target", "adversarial_target"] = "clean_target"
+    features: tuple[str, ...] = FEATURES
+    scaling: str | None = None
+    min_scaling: int = 20
+    threshold: str = "half"
+    predictor_batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("max_twin_epochs", "curriculum_epochs", "num_neighbors", "attack_steps", "predictor_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not (self.enough_accuracy == 0 or 1 < self.enough_accuracy <= 100):
+            raise ValueError(f"enough_accuracy={self.enough_accuracy} must be a percentage, such as 95.0")
+        for name in ("twin_replay", "curriculum_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be a share above 0 and at most 1")
+        if not self.features or set(self.features) - set(FEATURES) or len(set(self.features)) < len(self.features):
+            raise ValueError(f"features={self.features} must be one or more of {FEATURES}, each once")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r}; choose one of {', '.join(map(repr, choices))}")
+        if not self.eps_candidates or not all(0 < eps <= 1 for eps in self.eps_candidates):
+            raise ValueError(
+                f"eps_candidates={self.eps_candidates} must be radii above 0 and at most 1, in pixel units"
+            )
+
+    def part(self, name: str) -> dict[str, Any]:
+        """The settings that one part of the twin problem depends on, see `PARTS`."""
+        return {field: value for field, value in dataclasses.asdict(self).items() if field in PARTS[name]}
+
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "curriculum": ("fresh", "first_epoch"),
+    "bank": ("class", "all"),
+    "attack_order": ("clean_target", "adversarial_target"),
+    "scaling": ("per_problem", "twin", None),
+    "threshold": ("half", "count"),
+}
+DEFAULT_SETTINGS = TwinSettings()
