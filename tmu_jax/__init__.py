@@ -7,27 +7,41 @@ References:
 from tmu_jax import data, models
 from tmu_jax.cache import use_compilation_cache
 from tmu_jax.evaluation import Evaluation, evaluate
-from tmu_jax.training import Recipe, TrainedModel, predict, train
+from tmu_jax.training import Recipe, Stream, TrainedModel, predict, train
 from tmu_jax.twin import TwinPrediction, TwinSettings, predict_generalization
-from tmu_jax.unlearning import METHODS, UnlearnedModel, relabelling_method, unlearn
+from tmu_jax.unlearning import (
+    METHODS,
+    Method,
+    Relabelling,
+    UnlearnedModel,
+    equal_weights,
+    true_targets,
+    unlearn,
+    wrong_targets,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
     "Evaluation",
+    "Method",
     "Recipe",
+    "Relabelling",
+    "Stream",
     "TrainedModel",
     "TwinPrediction",
     "TwinSettings",
     "UnlearnedModel",
     "data",
+    "equal_weights",
     "evaluate",
     "models",
     "predict",
     "predict_generalization",
-    "relabelling_method",
     "train",
+    "true_targets",
     "unlearn",
     "use_compilation_cache",
+    "wrong_targets",
 ]

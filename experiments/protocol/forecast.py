@@ -10,8 +10,9 @@ import numpy as np
 import tmu_jax
 from experiments.protocol import run as runner
 from experiments.protocol.command import Prepared
-from experiments.protocol.graph import Graph, Node
+from experiments.protocol.graph import Graph
 from tmu_jax.data import Split
+from tmu_jax.stages import Stage
 from tmu_jax.store import StageStore
 
 MEASURED_STEPS = 8
@@ -56,20 +57,20 @@ def forecast(series: Sequence[Prepared], say: Callable[[str], None] = lambda tex
     for prepared in series:
         store = StageStore(prepared.stages)
         work = runner.remaining(prepared.arms, prepared.data, prepared.output, prepared.config(()))
-        nodes: dict[str, Node] = {}
+        stages: dict[str, Stage] = {}
         evaluations: dict[tuple[str, str], float] = {}
         module = tmu_jax.models.create(prepared.arms[0].arch, prepared.data.num_classes)
         for settings, request, todo in work:
             graph = Graph(settings, request, module)
-            nodes |= {node.stage: node for node in graph.nodes(todo)}
+            stages |= {stage.name: stage for stage in graph.stages(todo)}
             evaluations |= graph.evaluations(todo)
-        there = {stage for stage, node in nodes.items() if store.has(node.kind, node.produced_by)}
-        shared = {stage for stage in nodes if stage in planned} - there
-        new = [node for stage, node in nodes.items() if stage not in there | shared]
-        planned |= nodes.keys()
-        images = sum(node.work for node in new) + sum(evaluations.values())
+        there = {name for name in stages if store.has(name)}
+        shared = {name for name in stages if name in planned} - there
+        new = [stage for name, stage in stages.items() if name not in there | shared]
+        planned |= stages.keys()
+        images = sum(stage.work for stage in new) + sum(evaluations.values())
         seconds = images / _rate(prepared, rates, say) if work else 0.0
-        trainings = sum(node.kind in TRAININGS for node in new)
+        trainings = sum(stage.kind in TRAININGS for stage in new)
         cells = sum(len(todo) for _, _, todo in work)
         found.append(
             Forecast(prepared.experiment.name, cells, len(there), len(shared), trainings, len(new) - trainings, seconds)

@@ -1,15 +1,8 @@
-"""The stages of one forget request as a graph: what produces each, and how much work it is. Nothing is computed here.
-
-A stage is found by a hash of everything that determines it, its parents' hashes included. So a run resumes, two
-experiments share what they have in common, and a plan can be made before anything is trained.
-"""
+"""The stages of one forget request: what is trained from which rows with which key. Nothing is computed here."""
 
 import dataclasses
 import functools
-import inspect
-import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -19,196 +12,113 @@ import tmu_jax
 from experiments.protocol.requests import FLOORS, Request
 from experiments.protocol.settings import Settings
 from tmu_jax.data import Split
-from tmu_jax.store import stage_hash
-from tmu_jax.training import Recipe
-from tmu_jax.unlearning import METHODS
-
-TWIN_METHODS = ("twin", "twin_negative_gradient")
-PASS_SHARE = 1 / 3
-"""Work of running a model on an image, as a share of training on it (forward; two more passes go backward)."""
-ATTACK_SHARE = 2 / 3
-"""The same of an attack's step (forward, and backward to the pixels)."""
-STREAM_SHARES = {"finetune": (1, 0), "negative_gradient": (2, 0), "random_labeling": (1, 1), "bad_teacher": (0.4, 1)}
-STREAM_SHARES |= {"twin": (1, 1), "twin_negative_gradient": (2, 2)}
-"""Images a method draws in an epoch: shares of the retain and of the forget set (bad teacher's teachers included)."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Node:
-    """One stage.
-
-    Attributes:
-      kind: a short name for the folder, such as "gold".
-      label: for people.
-      produced_by: everything that determines it, see `stage_hash`.
-      work: in images trained on.
-    """
-
-    kind: str
-    label: str
-    produced_by: Mapping[str, Any]
-    work: float
-
-    @functools.cached_property
-    def stage(self) -> str:
-        """The hash."""
-        return stage_hash(self.produced_by)
+from tmu_jax.evaluation import Outputs
+from tmu_jax.stages import PASS_WORK, VERSIONS, Stage, key_for, stage_hash
+from tmu_jax.training import TrainedModel
+from tmu_jax.twin import prediction_stage
+from tmu_jax.unlearning import METHODS, Method
 
 
 class Graph:
-    """The stages of one request under one arm's settings."""
+    """The stages of one request under one arm's settings. A plan walks them, a run computes or finds them."""
 
     def __init__(self, settings: Settings, request: Request, module: nn.Module) -> None:
         """Args: settings, request: of the run; module: the architecture."""
-        self.settings, self.request, self.problem = settings, request, request.problem
-        self._dtype = str(jnp.dtype(getattr(module, "dtype", jnp.float32)))
-
-    def key(self, purpose: str, seed: int) -> jax.Array:
-        """A key of its own for each seed and purpose."""
-        return jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
-
-    def trained(self, purpose: str, split: Split, request_name: str = "") -> Node:
-        """A training from scratch: "original", "gold" or "gold replicate"."""
-        recipe = self.settings.recipe
-        produced_by = {
-            "tmu_jax": tmu_jax.__version__,
-            "data": self.settings.data_fingerprint,
-            "arch": self.settings.arch,
-            "dtype": self._dtype,
-            "recipe": dataclasses.asdict(recipe),
-            "indices": split.indices,
-            "seed": self.request.seeds.training,
-            "purpose": f"{purpose} {request_name}",
-        }
-        return Node(purpose.split()[0], f"{purpose} model", produced_by, recipe.epochs * len(split))
+        self.settings, self.request, self.module = settings, request, module
 
     @functools.cached_property
-    def original(self) -> Node:
-        return self.trained("original", self.problem.train)
+    def original(self) -> Stage:
+        """M_o, trained on D."""
+        return self._trained("original", self.request.problem.train, "original ")
 
     @functools.cached_property
-    def gold(self) -> Node:
-        return self.trained("gold", self.problem.retain, self.request.name)
+    def gold(self) -> Stage:
+        """M_g, trained on D_r."""
+        return self._trained("gold", self.request.problem.retain, f"gold {self.request.name}")
 
     @functools.cached_property
-    def second_gold(self) -> Node:
-        return self.trained("gold replicate", self.problem.retain, self.request.name)
+    def second_gold(self) -> Stage:
+        """Another gold model, for the floor between two of them."""
+        return self._trained("gold", self.request.problem.retain, f"gold replicate {self.request.name}")
 
     @property
-    def has_twin_problem(self) -> bool:
-        """Whether anything of a forgotten class is left to predict easy."""
-        return set(self.problem.whole_classes) != set(self.problem.target_classes)
+    def unlearning_key(self) -> jax.Array:
+        """The key that every method of the request is given: `tmu_jax.unlearn(…, key=…)` with it gives the record."""
+        return jax.random.key(self.request.seeds.unlearning)
 
     @functools.cached_property
-    def twin_model(self) -> Node:
-        settings, problem = self.settings.twin_settings, self.problem
-        produced_by = {
-            **self._of_part("twin_model"),
-            "heldout": problem.heldout.indices,
-            "train": problem.train.indices,
-            "split_seed": self.request.seeds.split,
-        }
-        images = settings.twin_replay * len(problem.train) + len(problem.heldout)
-        return Node("twin_model", "twin model", produced_by, settings.twin_recipe.epochs * images)
+    def prediction(self) -> Stage:
+        """The generalization labels, which the methods that need them share."""
+        request, settings = self.request, self.settings.twin_settings
+        return prediction_stage(request.problem, self.original, self.unlearning_key, settings, request.shared_forget)
 
-    @functools.cached_property
-    def curriculum(self) -> Node:
-        settings, problem = self.settings.twin_settings, self.problem
-        produced_by = {
-            **self._of_part("curriculum"),
-            "train": problem.train.indices,
-            "exclude": self.request.shared_forget,
-        }
-        work = settings.curriculum_share * settings.curriculum_epochs * len(problem.train)
-        if settings.curriculum == "first_epoch":
-            produced_by |= {"twin": self.twin_model.stage, "forget": problem.forget.indices}
-            work = len(problem.train) + len(problem.retain)
-        return Node("curriculum", "curriculum model", produced_by, work)
-
-    @functools.cached_property
-    def features(self) -> Node:
-        settings, problem = self.settings.twin_settings, self.problem
-        produced_by = {
-            **self._of_part("features"),
-            "twin": self.twin_model.stage,
-            "curriculum": self.curriculum.stage,
-            "forget": problem.forget.indices,
-            "heldout": problem.heldout.indices,
-            "train": problem.train.indices,
-        }
-        attacked = len(settings.eps_candidates) * len(problem.heldout) + len(problem.forget)
-        bank = 2 * len(problem.train) * len(problem.target_classes) / problem.num_classes
-        work = ATTACK_SHARE * settings.attack_steps * attacked + PASS_SHARE * bank
-        return Node("features", "features", produced_by, work)
-
-    @functools.cached_property
-    def prediction(self) -> Node:
-        return Node("prediction", "predictor", {**self._of_part("predictor"), "features": self.features.stage}, 0)
-
-    def method(self, name: str) -> Node:
-        """The model after one method."""
-        problem, recipe = self.problem, self.recipe_of(name)
-        produced_by = {
-            "original": self.original.stage,
-            "method": name,
-            "recipe": dataclasses.asdict(recipe) if recipe is not None else None,
-            "forget": problem.forget.indices,
-            "train": problem.train.indices,
-            "seed": self.request.seeds.unlearning,
-        }
-        if name in TWIN_METHODS and self.has_twin_problem:
-            produced_by["prediction"] = self.prediction.stage
-        of_retain, of_forget = STREAM_SHARES.get(name, (1, 1))
-        images = of_retain * len(problem.retain) + of_forget * len(problem.forget)
-        return Node(name, name, produced_by, images * (recipe.epochs if recipe is not None else 1))
-
-    def recipe_of(self, name: str) -> Recipe | None:
-        """How a method fine-tunes; None where it takes no recipe."""
-        takes = inspect.signature(METHODS[name]).parameters
-        recipe = takes["recipe"].default if "recipe" in takes else None
-        if not isinstance(recipe, Recipe):
-            return None
-        return dataclasses.replace(
-            recipe,
-            learning_rate=self.settings.unlearning_rate_factor * recipe.learning_rate,
-            schedule=self.settings.unlearning_schedule or recipe.schedule,
+    def method(self, name: str) -> Method:
+        """A method as this arm runs it: the learning rate and its schedule may be the arm's."""
+        method, settings = METHODS[name], self.settings
+        if method.recipe is None:
+            return method
+        recipe = dataclasses.replace(
+            method.recipe,
+            learning_rate=settings.unlearning_rate_factor * method.recipe.learning_rate,
+            schedule=settings.unlearning_schedule or method.recipe.schedule,
         )
+        return method.configured(recipe)
 
-    def nodes(self, todo: Sequence[str]) -> list[Node]:
+    def model(self, name: str) -> Stage:
+        """The model that a method's row shows: for the two ends of the scale those that are there already."""
+        method = self.method(name)
+        if method.reference is not None:
+            return {"original": self.original, "gold": self.gold}[method.reference]
+        labels = self.prediction if method.needs == "prediction" else None
+        return method.stage(self.request.problem, self.original, self.unlearning_key, labels)
+
+    def stops_at_labels(self, name: str) -> bool:
+        """Whether this arm wants a method's generalization labels alone."""
+        return not self.settings.unlearn and METHODS[name].needs == "prediction"
+
+    def stages(self, todo: Sequence[str]) -> list[Stage]:
         """Every stage that the methods of a request need, parents first, each once.
 
         Args:
           todo: names in `METHODS`, and `FLOORS`.
         """
-        found = [self.original, self.gold]
+        last = [self.original, self.gold]
         for name in todo:
             if name == FLOORS:
-                found.append(self.second_gold)
-            elif name in TWIN_METHODS:
-                if self.has_twin_problem:
-                    found += [self.twin_model, self.curriculum, self.features, self.prediction]
-                found += [self.method(name)] if self.settings.unlearn else []
-            elif name not in ("original", "retrain"):
-                found.append(self.method(name))
-        return list({node.stage: node for node in found}.values())
+                last.append(self.second_gold)
+            else:
+                last.append(self.prediction if self.stops_at_labels(name) else self.model(name))
+        return list({stage.name: stage for end in last for stage in end.with_ancestors()}.values())
 
     def evaluations(self, todo: Sequence[str]) -> dict[tuple[str, str], float]:
-        """Work of running each evaluated model, in images trained on, by its stage and the sets it is run on."""
-        sets = [getattr(self.problem, name).indices for name in ("test", "forget", "retain", "heldout")]
-        models = {self.gold.stage}
+        """Work of running each evaluated model, in images trained on, by its stage's name and the sets it is run on."""
+        evaluated = [self.gold]
         for name in todo:
             if name == FLOORS:
-                models |= {self.second_gold.stage, self.original.stage}
-            elif name == "original":
-                models.add(self.original.stage)
-            elif name != "retrain" and self.settings.unlearn:
-                models.add(self.method(name).stage)
+                evaluated += [self.second_gold, self.original]
+            elif not self.stops_at_labels(name):
+                evaluated.append(self.model(name))
+        sets = [getattr(self.request.problem, name).indices for name in Outputs._fields]
         where = stage_hash({str(i): indices for i, indices in enumerate(sets)})
-        return {(model, where): PASS_SHARE * sum(map(len, sets)) for model in models}
+        return {(stage.name, where): PASS_WORK * sum(map(len, sets)) for stage in evaluated}
 
-    def _of_part(self, part: str) -> dict[str, Any]:
-        return {
-            "original": self.original.stage,
-            "settings": self.settings.twin_settings.part(part),
-            "seed": self.request.seeds.unlearning,
-        }
+    def _trained(self, kind: str, split: Split, purpose: str) -> Stage:
+        """A training from scratch."""
+        recipe = self.settings.recipe
+        key = key_for(jax.random.key(self.request.seeds.training), purpose)
+        return Stage(
+            kind,
+            f"{kind} model",
+            lambda progress: tmu_jax.train(self.module, split, key=key, recipe=recipe, progress=progress),
+            TrainedModel,
+            VERSIONS["training"],
+            made_from={
+                "data": self.settings.data_fingerprint,
+                "arch": self.settings.arch,
+                "dtype": str(jnp.dtype(getattr(self.module, "dtype", jnp.float32))),
+                "recipe": dataclasses.asdict(recipe),
+                "rows": split.indices,
+                "key": key,
+            },
+            work=recipe.epochs * len(split),
+        )

@@ -7,7 +7,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tmu_jax.training import Progress as StageProgress
+from tmu_jax.stages import Progress as StageProgress
 
 LINE_SECONDS = 60.0
 """How often a stage at work is mentioned where there is no terminal to draw a bar on."""

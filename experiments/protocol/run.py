@@ -52,7 +52,8 @@ def run(
         return table.records
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / "config.json", json.dumps({**config, "arms": _grown(arms, output)}, indent=1))
-    store, cache = StageStore(stages or output / "stages"), dict[str, evaluation.Outputs]()
+    store = StageStore(stages or output / "stages", warn=lambda sentence: console.print(sentence, style="yellow"))
+    cache: dict[str, evaluation.Outputs] = {}
     with Display(console) as display:
         display.expect(sum(len(("original", "gold", *todo)) for _, _, todo in work))
         for settings, request, todo in work:

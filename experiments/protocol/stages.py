@@ -1,100 +1,117 @@
-"""Models and predictions as stages on disk, and back."""
+"""Stages of a run: found on disk by name, else computed, shown and kept."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from tmu_jax import twin
-from tmu_jax.store import Stage
-from tmu_jax.timing import Stopwatch
+from experiments.protocol import environment
+from experiments.protocol.progress import Display
+from tmu_jax.stages import Stage
+from tmu_jax.store import Saved, StageStore
 from tmu_jax.training import Normalization, Recipe, TrainedModel
+from tmu_jax.twin import ProblemFeatures, TwinPrediction
+from tmu_jax.unlearning.unlearned import as_unlearned
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class StagedModel(TrainedModel):
-    """A trained model that knows the hash of its stage, so that later stages can name what they came from."""
+class Stages:
+    """The stages of one request, computed at most once."""
 
-    stage: str = ""
+    def __init__(self, store: StageStore, module: nn.Module, display: Display, where: str) -> None:
+        """Args: store: where they lie; module: of every model; display: shows them; where: the request, for people."""
+        self._store, self._module, self._display, self._where = store, module, display, where
+        self._values: dict[str, Any] = {}
+
+    def value(self, stage: Stage) -> Any:
+        """A stage's value, with that of every stage it needs."""
+        description = f"{stage.label}, {self._where}"
+        saved = self._store.load(stage.name)
+        if saved is not None:
+            self._display.found(description)
+        else:
+            parents = {argument: self.kept(parent) for argument, parent in stage.parents.items()}
+            saved = _pack(stage.make(**parents, progress=self._display.start(description)))
+            made_by = {"device": environment.device(), "versions": environment.versions()}
+            saved.metadata["made_by"] = {**made_by, "git_revision": environment.git_revision()}
+            self._store.save(stage.name, saved)
+        return self._unpack(stage, saved)
+
+    def kept(self, stage: Stage) -> Any:
+        """The value of a stage that others need: it stays in memory as long as the request is at work."""
+        if stage.name not in self._values:
+            self._values[stage.name] = self.value(stage)
+        return self._values[stage.name]
+
+    def _unpack(self, stage: Stage, saved: Saved) -> Any:
+        if stage.value is ProblemFeatures or stage.value is TwinPrediction:
+            return _unpack_plain(stage.value, saved)
+        model = _unpack_model(saved, self._module)
+        if stage.value is TrainedModel:
+            return model
+        prediction = None
+        if "prediction" in stage.parents:
+            prediction = self.kept(stage.parents["prediction"])
+        elif "prediction" in saved.metadata:
+            of_method = Saved(saved.arrays["prediction"], saved.metadata["prediction"])
+            prediction = _unpack_plain(TwinPrediction, of_method)
+        return as_unlearned(
+            model,
+            method=stage.kind,
+            original=self.kept(stage.parents["original"]),
+            forget_indices=saved.arrays["forget_indices"],
+            prediction=prediction,
+            seconds_by_part=saved.metadata["seconds_by_part"],
+            notes=tuple(saved.metadata["notes"]),
+        )
 
 
-def to_stage(model: TrainedModel, other: TrainedModel | None = None) -> Stage:
-    """A model, or two that share their module and normalisation; the seconds are those of both."""
-    models = [model] if other is None or other is model else [model, other]
-    arrays = {"variables": model.variables, "normalization": model.normalization._asdict()}
-    if len(models) > 1:
-        arrays["other_variables"] = models[1].variables
-    metadata = {
-        "seconds": sum(m.seconds for m in models),
-        "compile_seconds": sum(m.compile_seconds for m in models),
-        "losses": list(model.losses),
-    }
-    return Stage(arrays, metadata)
+def _pack(value: Any) -> Saved:
+    """A value as arrays and JSON; modules and parents are not part of it."""
+    fields = {field: getattr(value, field) for field in _fields(value)}
+    arrays: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    if isinstance(value, TrainedModel):
+        arrays["variables"] = jax.device_get(fields.pop("variables"))
+        arrays["normalization"] = fields.pop("normalization")._asdict()
+        metadata["recipe"] = dataclasses.asdict(fields.pop("recipe"))
+        for name in ("module", "original", "method"):
+            fields.pop(name, None)
+        prediction = fields.pop("prediction", None)
+        if prediction is not None:
+            arrays["prediction"], metadata["prediction"] = _pack(prediction)
+    for name, field in fields.items():
+        (arrays if hasattr(field, "shape") else metadata)[name] = field if hasattr(field, "shape") else _plain(field)
+    return Saved(arrays, metadata)
 
 
-def from_stage(stage: Stage, module: nn.Module, recipe: Recipe, name: str, which: int = 0) -> StagedModel:
-    """The model of a stage; `which` = 1: the other one of a stage with two, or the same where there is one."""
-    held = "other_variables" if which and "other_variables" in stage.arrays else "variables"
-    return StagedModel(
+def _fields(value: Any) -> tuple[str, ...]:
+    if dataclasses.is_dataclass(value):
+        return tuple(field.name for field in dataclasses.fields(value))
+    return value._fields
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _unpack_model(saved: Saved, module: nn.Module) -> TrainedModel:
+    metadata, recipe = saved.metadata, saved.metadata["recipe"]
+    return TrainedModel(
         module=module,
-        variables=jax.tree.map(jnp.asarray, stage.arrays[held]),
-        normalization=Normalization(**stage.arrays["normalization"]),
-        recipe=recipe,
-        seconds=stage.metadata["seconds"],
-        compile_seconds=stage.metadata["compile_seconds"],
-        losses=tuple(stage.metadata["losses"]),
-        stage=name,
+        variables=jax.tree.map(jnp.asarray, saved.arrays["variables"]),
+        normalization=Normalization(**saved.arrays["normalization"]),
+        recipe=Recipe(**{**recipe, "drops": tuple(recipe["drops"])}),
+        seconds=metadata["seconds"],
+        compile_seconds=metadata["compile_seconds"],
+        losses=tuple(metadata["losses"]),
     )
 
 
-def features_to_stage(features: twin.ProblemFeatures, watch: Stopwatch) -> Stage:
-    """Both problems' features, with what measuring them took."""
-    arrays = {"twin": features.twin, "original": features.original, "easy": features.easy}
-    metadata = {
-        "eps": features.eps,
-        "success_shares": list(features.success_shares),
-        "notes": list(features.notes),
-        "seconds": watch.seconds,
-        "compile_seconds": watch.compile_seconds,
-    }
-    return Stage(arrays, metadata)
-
-
-def features_from_stage(stage: Stage) -> twin.ProblemFeatures:
-    """The features of a stage."""
-    metadata = stage.metadata
-    return twin.ProblemFeatures(
-        **stage.arrays,
-        eps=metadata["eps"],
-        success_shares=tuple(metadata["success_shares"]),
-        notes=tuple(metadata["notes"]),
-    )
-
-
-_PREDICTION_METADATA = ("eps", "seconds_by_part", "compile_seconds", "notes")
-
-
-_EMPTY = {
-    "heldout_probability": np.zeros(0, np.float32),
-    "heldout_easy_predicted": np.zeros(0, bool),
-    "heldout_easy": np.zeros(0, bool),
-    "twin_features": np.zeros((0, 3), np.float32),
-    "original_features": np.zeros((0, 3), np.float32),
-}
-"""What a prediction for whole classes has of these: a checkpoint holds no empty arrays."""
-
-
-def prediction_to_stage(prediction: twin.TwinPrediction) -> Stage:
-    """Predicted labels, with what they were made from."""
-    fields = {field.name: getattr(prediction, field.name) for field in dataclasses.fields(prediction)}
-    metadata = {name: fields.pop(name) for name in _PREDICTION_METADATA}
-    return Stage({name: array for name, array in fields.items() if array.size}, metadata)
-
-
-def prediction_from_stage(stage: Stage) -> twin.TwinPrediction:
-    """The predicted labels of a stage."""
-    metadata = {name: stage.metadata[name] for name in _PREDICTION_METADATA}
-    metadata["notes"] = tuple(metadata["notes"])
-    return twin.TwinPrediction(**{**_EMPTY, **stage.arrays}, **metadata)
+def _unpack_plain(kind: Callable[..., Any], saved: Saved) -> Any:
+    """A value of arrays, numbers and tuples."""
+    known = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.metadata.items()}
+    known.pop("made_by", None)
+    return kind(**saved.arrays, **known)

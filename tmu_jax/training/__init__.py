@@ -3,7 +3,7 @@
 from tmu_jax.training.images import device_images, normalize, one_hot, pixel_statistics, random_flip_and_crop
 from tmu_jax.training.inference import Blocks, evaluation_blocks, first_rows, over_blocks, predict, predict_rows
 from tmu_jax.training.loop import STEPS_PER_CALL, Stream, fit, train
-from tmu_jax.training.recipe import Normalization, Progress, Recipe, TrainedModel, Variables
+from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel, Variables
 from tmu_jax.training.step import (
     TrainState,
     init_variables,
@@ -18,7 +18,6 @@ __all__ = [
     "STEPS_PER_CALL",
     "Blocks",
     "Normalization",
-    "Progress",
     "Recipe",
     "Stream",
     "TrainState",

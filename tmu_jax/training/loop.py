@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tmu_jax.data import Pool, Split
+from tmu_jax.stages import Progress
 from tmu_jax.timing import Stopwatch
 from tmu_jax.training.images import device_images, one_hot, pixel_statistics
-from tmu_jax.training.recipe import Normalization, Progress, Recipe, TrainedModel, Variables
+from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel, Variables
 from tmu_jax.training.step import TrainState, init_variables, make_optimizer, train_steps
 
 STEPS_PER_CALL = 64

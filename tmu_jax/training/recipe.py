@@ -1,7 +1,6 @@
 """How a classifier is optimised, and what a training leaves behind."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,9 +10,6 @@ import numpy as np
 import optax
 
 Variables = dict[str, Any]
-
-
-Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)

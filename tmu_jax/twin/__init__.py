@@ -3,8 +3,8 @@
 from tmu_jax.twin.features import FEATURES
 from tmu_jax.twin.labels import TwinPrediction, all_hard, predict_labels, scale_features
 from tmu_jax.twin.measure import ProblemFeatures, choose_eps, measure_features
-from tmu_jax.twin.models import train_curricula, train_curriculum, train_first_epoch, train_twin
-from tmu_jax.twin.request import predict_generalization, with_costs
+from tmu_jax.twin.models import train_curriculum, train_first_epoch, train_twin
+from tmu_jax.twin.request import predict_generalization, prediction_stage
 from tmu_jax.twin.settings import DEFAULT_SETTINGS, TwinSettings
 
 __all__ = [
@@ -18,10 +18,9 @@ __all__ = [
     "measure_features",
     "predict_generalization",
     "predict_labels",
+    "prediction_stage",
     "scale_features",
-    "train_curricula",
     "train_curriculum",
     "train_first_epoch",
     "train_twin",
-    "with_costs",
 ]

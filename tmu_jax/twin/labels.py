@@ -97,7 +97,7 @@ def predict_labels(
       settings: see `TwinSettings`.
 
     Returns:
-      The prediction, its `seconds_by_part` holding "predictor" alone.
+      The prediction, with the costs of the features and of the models behind them.
     """
     heldout_labels = outside(problem.heldout, problem.whole_classes).labels
     in_whole = np.isin(problem.forget.labels, problem.whole_classes)
@@ -138,8 +138,8 @@ def predict_labels(
         twin_features=twin,
         original_features=original,
         eps=features.eps,
-        seconds_by_part={"predictor": watch.seconds},
-        compile_seconds=watch.compile_seconds,
+        seconds_by_part={**features.seconds_by_part, "predictor": watch.seconds},
+        compile_seconds=features.compile_seconds + watch.compile_seconds,
         notes=(*problem.notes, *features.notes, *notes),
     )
 

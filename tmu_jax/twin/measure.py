@@ -1,13 +1,16 @@
 """Both problems' features: of D_test under M_t, of D_f under M_o."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from tmu_jax.data import ForgetProblem, Split
-from tmu_jax.training import Progress, TrainedModel, predict
+from tmu_jax.stages import Progress
+from tmu_jax.timing import Stopwatch
+from tmu_jax.training import TrainedModel, predict
 from tmu_jax.twin.features import adversarial, curriculum_loss, nearest_distance
 from tmu_jax.twin.models import outside
 from tmu_jax.twin.settings import DEFAULT_SETTINGS, TwinSettings
@@ -23,6 +26,8 @@ class ProblemFeatures(NamedTuple):
       eps: the attack's radius, chosen on the twin problem.
       success_shares: the share of successful attacks on D_test for each candidate radius.
       notes: a warning where the twin model does not know D_test.
+      seconds_by_part: run time of "twin_model", "curriculum" and "features".
+      compile_seconds: tracing and compiling of all of them.
     """
 
     twin: np.ndarray
@@ -31,6 +36,8 @@ class ProblemFeatures(NamedTuple):
     eps: float
     success_shares: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    seconds_by_part: Mapping[str, float] = MappingProxyType({})
+    compile_seconds: float = 0.0
 
 
 def measure_features(
@@ -59,7 +66,6 @@ def measure_features(
     """
     heldout = outside(problem.heldout, problem.whole_classes)
     forget = outside(problem.forget, problem.whole_classes)
-    easy = predict(original, heldout)[0].argmax(-1) == heldout.labels
 
     def attack(
         model: TrainedModel, samples: Split, eps: float | Sequence[float], before: int
@@ -72,30 +78,37 @@ def measure_features(
             model, samples, eps=eps, num_steps=settings.attack_steps, order=settings.attack_order, progress=report
         )
 
-    trials, successes = attack(twin, heldout, settings.eps_candidates, 0)
-    shares = tuple(successes.mean(axis=1).tolist())
-    chosen = choose_eps(shares, float(1 - easy.mean()))
-    eps = settings.eps_candidates[chosen]
-    af_original, _ = attack(original, forget, eps, len(heldout))
     distance = functools.partial(
         nearest_distance,
         k=settings.num_neighbors,
         same_class=settings.bank == "class",
         normalized=settings.normalize_embeddings,
     )
-    af_twin, (twin_curriculum, original_curriculum) = trials[chosen], curriculum
+    with Stopwatch() as watch:
+        easy = predict(original, heldout)[0].argmax(-1) == heldout.labels
+        trials, successes = attack(twin, heldout, settings.eps_candidates, 0)
+        shares = tuple(successes.mean(axis=1).tolist())
+        chosen = choose_eps(shares, float(1 - easy.mean()))
+        eps = settings.eps_candidates[chosen]
+        attacked, _ = attack(original, forget, eps, len(heldout))
+        of_twin = [distance(twin, heldout, problem.train), trials[chosen], curriculum_loss(curriculum[0], heldout)]
+        of_original = [distance(original, forget, problem.retain), attacked, curriculum_loss(curriculum[1], forget)]
+        notes = _twin_warning(twin, heldout, settings)
+    # The same model twice is one training.
+    trained = [twin, *{id(model): model for model in curriculum}.values()]
     return ProblemFeatures(
-        twin=np.stack(
-            [distance(twin, heldout, problem.train), af_twin, curriculum_loss(twin_curriculum, heldout)], axis=-1
-        ),
-        original=np.stack(
-            [distance(original, forget, problem.retain), af_original, curriculum_loss(original_curriculum, forget)],
-            axis=-1,
-        ),
+        twin=np.stack(of_twin, axis=-1),
+        original=np.stack(of_original, axis=-1),
         easy=easy,
         eps=eps,
         success_shares=shares,
-        notes=_twin_warning(twin, heldout, settings),
+        notes=notes,
+        seconds_by_part={
+            "twin_model": twin.seconds,
+            "curriculum": sum(model.seconds for model in trained[1:]),
+            "features": watch.seconds,
+        },
+        compile_seconds=watch.compile_seconds + sum(model.compile_seconds for model in trained),
     )
 
 

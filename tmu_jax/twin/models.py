@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from tmu_jax.data import ForgetProblem, Split
+from tmu_jax.stages import Progress
 from tmu_jax.timing import Stopwatch
-from tmu_jax.training import Progress, Recipe, Stream, TrainedModel, fit, one_hot, predict, train
+from tmu_jax.training import Recipe, Stream, TrainedModel, fit, one_hot, predict, train
 from tmu_jax.twin.settings import DEFAULT_SETTINGS, FIRST_EPOCH_RECIPE, TwinSettings
 
 
@@ -136,26 +137,6 @@ def train_curriculum(
     recipe = dataclasses.replace(original.recipe, epochs=settings.curriculum_epochs, schedule=schedule)
     rows = _draw(allowed, settings.curriculum_share, draw_key)
     return train(original.module, Split(problem.pool, rows), key=train_key, recipe=recipe, progress=progress)
-
-
-def train_curricula(
-    problem: ForgetProblem,
-    original: TrainedModel,
-    twin: TrainedModel,
-    key: jax.Array,
-    settings: TwinSettings = DEFAULT_SETTINGS,
-    exclude: np.ndarray | None = None,
-    progress: Progress | None = None,
-) -> tuple[TrainedModel, TrainedModel]:
-    """The models whose loss is CF, of the twin and of the original problem; arguments as in `train_curriculum`."""
-    if settings.curriculum == "first_epoch":
-        keys = jax.random.split(key)
-        return (
-            train_first_epoch(twin, problem.train, keys[0], progress),
-            train_first_epoch(original, problem.retain, keys[1], progress),
-        )
-    curriculum = train_curriculum(problem, original, key, settings, exclude, progress)
-    return curriculum, curriculum
 
 
 def train_first_epoch(

@@ -1,4 +1,4 @@
-"""The twin problem: learn there, where the gold model is known, which forgotten samples a gold model still gets right.
+"""A twin request, from pixels to labels: which forgotten samples a gold model would still get right.
 
 The twin model M_t is the original model M_o fine-tuned with held-out images D_test. Forgetting D_test from M_t has a
 known gold model, M_o itself, so the easy/hard labels of D_test are free. A predictor trained on them transfers to the
@@ -8,17 +8,17 @@ References:
   Ji et al., Towards Aligned Data Removal via Twin Machine Unlearning, 2024 (arXiv 2408.11433), Section 4.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
+import numpy as np
 
-from tmu_jax.data import ForgetProblem
-from tmu_jax.timing import Stopwatch
-from tmu_jax.training import Progress, TrainedModel
+from tmu_jax.data import ForgetProblem, Split
+from tmu_jax.stages import ATTACK_WORK, PASS_WORK, VERSIONS, Progress, Stage, compute, given, key_for
+from tmu_jax.training import TrainedModel
 from tmu_jax.twin.labels import TwinPrediction, all_hard, predict_labels
-from tmu_jax.twin.measure import measure_features
-from tmu_jax.twin.models import train_curricula, train_twin
+from tmu_jax.twin.measure import ProblemFeatures, measure_features
+from tmu_jax.twin.models import train_curriculum, train_first_epoch, train_twin
 from tmu_jax.twin.settings import DEFAULT_SETTINGS, TwinSettings
 
 
@@ -27,6 +27,8 @@ def predict_generalization(
     original: TrainedModel,
     key: jax.Array,
     settings: TwinSettings = DEFAULT_SETTINGS,
+    *,
+    exclude: np.ndarray | None = None,
     progress: Callable[[str], Progress] | None = None,
 ) -> TwinPrediction:
     """All of the twin problem: twin model, curriculum model, features, predictor.
@@ -34,45 +36,121 @@ def predict_generalization(
     Args:
       problem: the request.
       original: M_o.
-      key: a PRNG key.
+      key: a PRNG key, the same that `unlearn` is given.
       settings: see `TwinSettings`.
+      exclude: int32, further rows of the pool that the curriculum model must not see: the forget sets of other requests
+        that share it.
       progress: makes the progress function of a named part.
 
     Returns:
       The prediction for each forgotten sample.
     """
-    if set(problem.whole_classes) == set(problem.target_classes):
-        return all_hard(problem)
-    twin_key, curriculum_key, predictor_key = jax.random.split(key, 3)
-    part = progress or (lambda name: lambda done, total: None)
-    twin = train_twin(problem, original, twin_key, settings, part("twin_model"))
-    curriculum = train_curricula(problem, original, twin, curriculum_key, settings, progress=part("curriculum"))
-    with Stopwatch() as watch:
-        features = measure_features(problem, original, twin, curriculum, settings, part("features"))
-    prediction = predict_labels(problem, features, predictor_key, settings)
-    # The same model twice is one training.
-    trained = list({id(model): model for model in curriculum}.values())
-    return with_costs(prediction, twin, trained, watch.seconds, watch.compile_seconds)
+    return compute(prediction_stage(problem, given("original", original), key, settings, exclude), progress)
 
 
-def with_costs(
-    prediction: TwinPrediction,
-    twin: TrainedModel,
-    curriculum: Sequence[TrainedModel],
-    features_seconds: float,
-    features_compile_seconds: float,
-) -> TwinPrediction:
-    """The prediction with the seconds of every part beside the predictor's own."""
-    return dataclasses.replace(
-        prediction,
-        seconds_by_part={
-            "twin_model": twin.seconds,
-            "curriculum": sum(model.seconds for model in curriculum),
-            "features": features_seconds,
-            **prediction.seconds_by_part,
-        },
-        compile_seconds=twin.compile_seconds
-        + sum(model.compile_seconds for model in curriculum)
-        + features_compile_seconds
-        + prediction.compile_seconds,
+def prediction_stage(
+    problem: ForgetProblem,
+    original: Stage,
+    key: jax.Array,
+    settings: TwinSettings = DEFAULT_SETTINGS,
+    exclude: np.ndarray | None = None,
+) -> Stage:
+    """The stages of a twin request; arguments as in `predict_generalization`, the original model as a stage.
+
+    Args:
+      problem: the request.
+      original: the stage of M_o.
+      key: a PRNG key.
+      settings: see `TwinSettings`.
+      exclude: int32 rows, or None.
+
+    Returns:
+      The last stage, whose value is the `TwinPrediction`; the others are its ancestors. Where a request forgets whole
+      classes only there is no twin problem, and nothing to compute.
+    """
+    if not has_twin_problem(problem):
+        rows = {"all_hard": problem.forget.indices}
+        return Stage("prediction", "labels", lambda progress: all_hard(problem), TwinPrediction, made_from=rows)
+    twin_key, predictor_key = key_for(key, "twin"), key_for(key, "predictor")
+    train, forget, heldout = problem.train.indices, problem.forget.indices, problem.heldout.indices
+    rows = {"train": train, "forget": forget, "heldout": heldout}
+    twin = Stage(
+        "twin_model",
+        "twin model",
+        lambda original, progress: train_twin(problem, original, twin_key, settings, progress),
+        TrainedModel,
+        VERSIONS["twin_model"],
+        {"original": original},
+        # Held-out images by content: some may be augmented copies.
+        {"settings": settings.part("twin_model"), "key": twin_key, "train": train, "heldout": problem.heldout.images},
+        work=settings.twin_recipe.epochs * (settings.twin_replay * len(train) + len(heldout)),
     )
+    of_twin, of_original = _curriculum_stages(problem, original, twin, key_for(key, "curriculum"), settings, exclude)
+    attacked = len(settings.eps_candidates) * len(heldout) + len(forget)
+    bank = 2 * len(train) * len(problem.target_classes) / problem.num_classes
+    features = Stage(
+        "features",
+        "features",
+        lambda original, twin, of_twin, of_original, progress: measure_features(
+            problem, original, twin, (of_twin, of_original), settings, progress
+        ),
+        ProblemFeatures,
+        VERSIONS["features"],
+        {"original": original, "twin": twin, "of_twin": of_twin, "of_original": of_original},
+        {"settings": settings.part("features"), **rows},
+        work=ATTACK_WORK * settings.attack_steps * attacked + PASS_WORK * bank,
+    )
+    return Stage(
+        "prediction",
+        "predictor",
+        lambda features, progress: predict_labels(problem, features, predictor_key, settings),
+        TwinPrediction,
+        VERSIONS["prediction"],
+        {"features": features},
+        {"settings": settings.part("predictor"), "key": predictor_key},
+    )
+
+
+def has_twin_problem(problem: ForgetProblem) -> bool:
+    """Whether anything of a forgotten class is left that a gold model could recognise its images by."""
+    return set(problem.whole_classes) != set(problem.target_classes)
+
+
+def _curriculum_stages(
+    problem: ForgetProblem,
+    original: Stage,
+    twin: Stage,
+    key: jax.Array,
+    settings: TwinSettings,
+    exclude: np.ndarray | None,
+) -> tuple[Stage, Stage]:
+    """The models whose loss is CF, of the twin and of the original problem: G_c twice where it is "fresh"."""
+    part, train = settings.part("curriculum"), problem.train.indices
+    if settings.curriculum == "fresh":
+        left_out = problem.forget.indices if exclude is None else exclude
+        fresh = Stage(
+            "curriculum",
+            "curriculum model",
+            lambda original, progress: train_curriculum(problem, original, key, settings, exclude, progress),
+            TrainedModel,
+            VERSIONS["curriculum"],
+            {"original": original},
+            {"settings": part, "key": key, "train": train, "exclude": left_out},
+            work=settings.curriculum_share * settings.curriculum_epochs * len(train),
+        )
+        return fresh, fresh
+
+    def first_epoch(model: Stage, retain: Split, key: jax.Array) -> Stage:
+        return Stage(
+            "curriculum",
+            "curriculum model",
+            lambda model, progress: train_first_epoch(model, retain, key, progress),
+            TrainedModel,
+            VERSIONS["curriculum"],
+            {"model": model},
+            {"settings": part, "key": key, "retain": retain.indices},
+            work=len(retain),
+        )
+
+    keys = jax.random.split(key)
+    return first_epoch(twin, problem.train, keys[0]), first_epoch(original, problem.retain, keys[1])

@@ -1,55 +1,103 @@
-"""Unlearning methods, by name."""
+"""Unlearning methods, by name, and the function that applies one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from tmu_jax.data import ForgetProblem
-from tmu_jax.training import TrainedModel
+from tmu_jax.stages import Progress, compute, given
+from tmu_jax.training import Recipe, TrainedModel
+from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, TwinSettings, prediction_stage
 from tmu_jax.unlearning.bad_teacher import bad_teacher
 from tmu_jax.unlearning.finetune import finetune
-from tmu_jax.unlearning.method import Method, Relabelling, UnlearnedModel, relabelling_method
+from tmu_jax.unlearning.method import Method
 from tmu_jax.unlearning.negative_gradient import negative_gradient
 from tmu_jax.unlearning.random_labeling import random_labeling
 from tmu_jax.unlearning.reference import original, retrain
+from tmu_jax.unlearning.relabelling import Relabelling, equal_weights, true_targets, wrong_targets
 from tmu_jax.unlearning.twin import twin, twin_negative_gradient
+from tmu_jax.unlearning.unlearned import UnlearnedModel
 
 METHODS: dict[str, Method] = {
-    "original": original,
-    "retrain": retrain,
-    "finetune": finetune,
-    "negative_gradient": negative_gradient,
-    "random_labeling": random_labeling,
-    "bad_teacher": bad_teacher,
-    "twin": twin,
-    "twin_negative_gradient": twin_negative_gradient,
+    method.name: method
+    for method in (
+        original,
+        retrain,
+        finetune,
+        negative_gradient,
+        random_labeling,
+        bad_teacher,
+        twin,
+        twin_negative_gradient,
+    )
 }
-"""Methods by name; add your own: `METHODS["mine"] = my_method`."""
+"""Methods by name; add your own: `METHODS["mine"] = Method("mine", relabel, Recipe(epochs=2))`."""
 
 
 def unlearn(
-    method: str | Method, problem: ForgetProblem, original: TrainedModel, *, key: jax.Array, **options: Any
+    method: str | Method,
+    problem: ForgetProblem,
+    original: TrainedModel,
+    *,
+    key: jax.Array,
+    recipe: Recipe | None = None,
+    settings: TwinSettings | None = None,
+    prediction: TwinPrediction | None = None,
+    progress: Callable[[str], Progress] | None = None,
+    **options: Any,
 ) -> UnlearnedModel:
     """Removes a request's images from a trained model.
 
     Args:
-      method: a name in `METHODS`, or a function called as `method(problem, original, key, **options)`.
+      method: a name in `METHODS`, or a method.
       problem: the request.
       original: the trained model, left intact.
-      key: a PRNG key.
-      **options: of the method, such as `recipe=`, `progress=`, `settings=`.
+      key: a PRNG key. With the key of an experiment's record the result is the record's, to the last bit.
+      recipe: of the fine-tuning, in place of the method's own.
+      settings: of the twin problem, for a method that needs generalization labels.
+      prediction: labels that are known already; such a method predicts them here when None.
+      progress: makes the progress function, called with (steps done, steps in all), of each named part.
+      **options: of the method, see `Method.options`.
 
     Returns:
       The unlearned model.
 
     Raises:
-      ValueError: for a name that is no method.
+      ValueError: before any work, for a name that is no method, an option that the method does not have, and values
+        that it cannot use.
     """
     if isinstance(method, str):
         if method not in METHODS:
-            raise ValueError(f"method={method!r} is unknown; choose one of {sorted(METHODS)} or give a function")
+            raise ValueError(f"method={method!r} is unknown; choose one of {sorted(METHODS)} or give a Method")
         method = METHODS[method]
-    return method(problem, original, key, **options)
+    elif not isinstance(method, Method):
+        raise ValueError(
+            f"method={method!r} must be a name or a Method; a function goes into Method(name, run=function)"
+        )
+    method = method.configured(recipe, options)
+    model, labels = given("original", original), None
+    if method.needs == "prediction":
+        if prediction is not None and len(prediction.easy) != len(problem.forget):
+            raise ValueError(
+                f"prediction is of {len(prediction.easy)} images, the request of {len(problem.forget)}; they must agree"
+            )
+        if prediction is not None:
+            labels = given("prediction", prediction)
+        else:
+            labels = prediction_stage(problem, model, key, settings or DEFAULT_SETTINGS)
+    elif settings is not None or prediction is not None:
+        raise ValueError(f"settings and prediction have no use: method {method.name!r} needs no generalization labels")
+    return compute(method.stage(problem, model, key, labels), progress)
 
 
-__all__ = ["METHODS", "Method", "Relabelling", "UnlearnedModel", "relabelling_method", "unlearn"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Relabelling",
+    "UnlearnedModel",
+    "equal_weights",
+    "true_targets",
+    "unlearn",
+    "wrong_targets",
+]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tmu_jax.data import ForgetProblem, Split
+from tmu_jax.stages import PASS_WORK
 from tmu_jax.training import (
     Normalization,
     Recipe,
@@ -26,7 +27,8 @@ from tmu_jax.training import (
     normalize,
     predict,
 )
-from tmu_jax.unlearning.method import Relabelling, equal_weights, relabelling_method, true_targets
+from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.relabelling import Relabelling, equal_weights, true_targets
 
 RECIPE = Recipe(epochs=1, batch_size=256, learning_rate=1e-4, optimizer="adam", weight_decay=0.0, schedule="cosine")
 
@@ -70,10 +72,19 @@ def random_teacher(problem: ForgetProblem, original: TrainedModel, key: jax.Arra
     return np.concatenate(outputs)[: len(rows)]
 
 
-def relabel(problem: ForgetProblem, original: TrainedModel, key: jax.Array, retain_share: float = 0.3) -> Relabelling:
-    """Forgotten images and a random share of the retained ones, with their teachers' softmax as targets."""
+def check(retain_share: float) -> None:
+    """Raises ValueError where the share is none."""
     if not 0 < retain_share <= 1:
         raise ValueError(f"retain_share={retain_share} must be above 0 and at most 1")
+
+
+def draws(problem: ForgetProblem, retain_share: float) -> float:
+    """Images of an epoch, and of the teachers' one pass over them."""
+    return (1 + PASS_WORK) * (retain_share * len(problem.retain) + len(problem.forget))
+
+
+def relabel(problem: ForgetProblem, original: TrainedModel, key: jax.Array, retain_share: float) -> Relabelling:
+    """Forgotten images and a random share of the retained ones, with their teachers' softmax as targets."""
     draw_key, teacher_key = jax.random.split(key)
     count = max(1, round(retain_share * len(problem.retain)))
     retained = np.asarray(jax.random.permutation(draw_key, problem.retain.indices))[:count]
@@ -84,4 +95,4 @@ def relabel(problem: ForgetProblem, original: TrainedModel, key: jax.Array, reta
     return Relabelling(stream, targets, equal_weights(problem))
 
 
-bad_teacher = relabelling_method("bad_teacher", relabel, RECIPE)
+bad_teacher = Method("bad_teacher", relabel, RECIPE, options={"retain_share": 0.3}, check=check, draws=draws)

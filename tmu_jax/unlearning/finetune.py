@@ -4,7 +4,8 @@ import jax
 
 from tmu_jax.data import ForgetProblem
 from tmu_jax.training import Recipe, Stream, TrainedModel
-from tmu_jax.unlearning.method import Relabelling, equal_weights, relabelling_method, true_targets
+from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.relabelling import Relabelling, equal_weights, true_targets
 
 RECIPE = Recipe(epochs=5, batch_size=128, learning_rate=0.02, schedule="cosine")
 
@@ -14,4 +15,4 @@ def relabel(problem: ForgetProblem, original: TrainedModel, key: jax.Array) -> R
     return Relabelling(Stream((problem.retain.indices,)), true_targets(problem), equal_weights(problem))
 
 
-finetune = relabelling_method("finetune", relabel, RECIPE)
+finetune = Method("finetune", relabel, RECIPE, draws=lambda problem: len(problem.retain))

@@ -1,136 +1,166 @@
-"""What an unlearning method is: most are a relabelling of the images and a stream of them."""
+"""What an unlearning method is: a name, a recipe, how it relabels, what it needs, and its options."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import jax
-import numpy as np
 
 from tmu_jax.data import ForgetProblem
+from tmu_jax.stages import Progress, Stage, key_for
 from tmu_jax.timing import Stopwatch
-from tmu_jax.training import Progress, Recipe, Stream, TrainedModel, fit, one_hot
+from tmu_jax.training import Recipe, TrainedModel, fit
 from tmu_jax.twin import TwinPrediction
+from tmu_jax.unlearning.relabelling import Relabel
+from tmu_jax.unlearning.unlearned import UnlearnedModel, as_unlearned
 
-_LABEL_TYPE = np.dtype([("index", np.int32), ("easy", np.bool_), ("probability", np.float32)])
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class UnlearnedModel(TrainedModel):
-    """A model after unlearning, with what the method learnt on the way.
+def _every_image(problem: ForgetProblem, **options: Any) -> float:
+    return len(problem.train)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """An unlearning method: most are a relabelling of the images, a stream of them, and a recipe.
 
     Attributes:
-      method: the method's name.
-      original: the model that was to forget.
-      forget_indices: int32[n], the rows of the pool that were forgotten.
-      prediction: which samples were predicted easy or hard; None for methods that predict nothing.
-      seconds_by_part: run time of each part; `seconds` is their sum.
-      notes: what a reader should know: warnings, degenerate cases.
+      name: letters, digits, `_`, `.` and `-`.
+      relabel: makes the relabelling; see `Relabel`. The original model is fine-tuned on it by `recipe`.
+      recipe: the optimisation; its augmentation is the original's.
+      needs: "prediction" where `relabel` takes `easy=`, the generalization labels; None: nothing.
+      options: what `relabel` (or `run`) takes beside that, with the defaults.
+      check: called with the options before any work; raises ValueError for values out of range.
+      draws: images that an epoch draws, called with (problem, **options), for estimates of time; all of D by default.
+      run: for methods that are no relabelling: called as `run(problem, original, key, progress=…, **options)`, with
+        `prediction=` where it is needed and `recipe=` where there is one; returns a `TrainedModel` or `UnlearnedModel`.
+      reference: "original" or "gold" for the two ends of the scale: the experiments have those models already.
+      version: of its code; raise it when its numbers change, and models that are kept under the old one are not used.
     """
 
-    method: str = ""
-    original: TrainedModel | None = None
-    forget_indices: np.ndarray | None = None
-    prediction: TwinPrediction | None = None
-    seconds_by_part: dict[str, float] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    name: str
+    relabel: Relabel | None = None
+    recipe: Recipe | None = None
+    needs: Literal["prediction"] | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    check: Callable[..., None] = lambda **options: None
+    draws: Callable[..., float] = _every_image
+    run: Callable[..., TrainedModel] | None = None
+    reference: Literal["original", "gold"] | None = None
+    version: int = 1
 
-    @property
-    def generalization_labels(self) -> np.ndarray:
-        """Each forgotten sample's predicted label: a structured array with `index`, `easy` and `probability`.
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name={self.name!r} must be 1 to 64 letters, digits, '_', '.' or '-'")
+        if (self.relabel is None) == (self.run is None):
+            raise ValueError(f"method {self.name!r} must have one of relabel and run")
+        if self.relabel is not None and self.recipe is None:
+            raise ValueError(f"method {self.name!r} relabels and so needs a recipe")
+        self.check(**self.options)
+
+    def configured(self, recipe: Recipe | None = None, options: Mapping[str, Any] | None = None) -> "Method":
+        """The method with another recipe and other values of its options, checked.
 
         Raises:
-          ValueError: when the method predicts no labels.
+          ValueError: for an option that it does not have, a value out of range, or a recipe where it has none.
         """
-        if self.prediction is None or self.forget_indices is None:
-            raise ValueError(f"method {self.method!r} predicts no generalization labels; the twin methods do")
-        labels = np.empty(len(self.forget_indices), _LABEL_TYPE)
-        labels["index"] = self.forget_indices
-        labels["easy"] = self.prediction.easy
-        labels["probability"] = self.prediction.probability
-        return labels
+        options = options or {}
+        unknown = sorted(set(options) - set(self.options))
+        if unknown:
+            known = ", ".join(sorted(self.options)) or "none"
+            raise ValueError(
+                f"{unknown[0]}={options[unknown[0]]!r} is no option of method {self.name!r}; it has: {known}"
+            )
+        if recipe is not None and self.recipe is None:
+            raise ValueError(f"recipe={recipe!r} has no use: method {self.name!r} does not fine-tune")
+        return dataclasses.replace(self, recipe=recipe or self.recipe, options={**self.options, **options})
 
+    def stage(self, problem: ForgetProblem, original: Stage, key: jax.Array, prediction: Stage | None = None) -> Stage:
+        """The unlearning as a stage, whose value is an `UnlearnedModel`.
 
-Method = Callable[..., UnlearnedModel]
-"""Called as `method(problem: ForgetProblem, original: TrainedModel, key) -> UnlearnedModel`."""
+        Args:
+          problem: the request.
+          original: the stage of M_o.
+          key: a PRNG key, of the whole request.
+          prediction: the stage of the generalization labels, for a method that needs them.
+        """
+        # The key for retraining is the training's own: a gold model can be had again by the key it was made with.
+        own_key = key if self.reference is not None else key_for(key, f"method {self.name}")
+        parents = {"original": original}
+        if self.needs == "prediction":
+            assert prediction is not None, self.name
+            parents["prediction"] = prediction
+        return Stage(
+            self.name,
+            self.name,
+            lambda original, progress, prediction=None: self.apply(problem, original, own_key, prediction, progress),
+            UnlearnedModel,
+            self.version,
+            parents,
+            {
+                "recipe": None if self.recipe is None else dataclasses.asdict(self.recipe),
+                "options": dict(self.options),
+                "key": own_key,
+                "train": problem.train.indices,
+                "forget": problem.forget.indices,
+                # Labels are drawn for every row of the pool, augmented copies included.
+                "pool": len(problem.pool.labels),
+            },
+            work=self.draws(problem, **self.options) * (1 if self.recipe is None else self.recipe.epochs),
+        )
 
+    def apply(
+        self,
+        problem: ForgetProblem,
+        original: TrainedModel,
+        key: jax.Array,
+        prediction: TwinPrediction | None = None,
+        progress: Progress | None = None,
+    ) -> UnlearnedModel:
+        """Unlearns; its seconds include the making of the relabelling and, where it needs one, the prediction."""
+        with Stopwatch() as watch:
+            found = self._run(problem, original, key, prediction, progress)
+            jax.block_until_ready(found.variables)
+        own = {"seconds_by_part": {"unlearning": watch.seconds}, "compile_seconds": watch.compile_seconds}
+        model = found if isinstance(found, UnlearnedModel) else as_unlearned(found, **own)
+        parts, compile_seconds, notes = model.seconds_by_part, model.compile_seconds, model.notes
+        if prediction is not None:
+            parts = {**prediction.seconds_by_part, **parts}
+            compile_seconds += prediction.compile_seconds
+            notes = (*prediction.notes, *notes)
+        return dataclasses.replace(
+            model,
+            method=self.name,
+            original=original,
+            forget_indices=problem.forget.indices,
+            prediction=prediction or model.prediction,
+            seconds_by_part=parts,
+            seconds=math.fsum(parts.values()),
+            compile_seconds=compile_seconds,
+            notes=notes,
+        )
 
-class Relabelling(NamedTuple):
-    """What a method trains on, beside the optimiser.
-
-    Attributes:
-      stream: which images are drawn; what a method leaves out is not in its stream.
-      targets: float32[p, classes], a distribution for each row of the pool.
-      weights: float32[p], positive: learn; negative: ascend, bounded.
-    """
-
-    stream: Stream
-    targets: np.ndarray
-    weights: np.ndarray
-
-
-Relabel = Callable[..., Relabelling]
-"""Called as `relabel(problem: ForgetProblem, original: TrainedModel, key, **options) -> Relabelling`."""
-
-
-def true_targets(problem: ForgetProblem) -> np.ndarray:
-    """One-hot labels of every row of the pool, float32[p, classes]."""
-    return one_hot(problem.pool.labels, problem.num_classes)
-
-
-def wrong_targets(problem: ForgetProblem, rows: np.ndarray, key: jax.Array) -> np.ndarray:
-    """One-hot labels of every row; those of `rows` get a fixed wrong label each, uniform over the other classes.
-
-    Args:
-      problem: the request.
-      rows: int32[n], rows of the pool to mislabel.
-      key: a PRNG key.
-
-    Returns:
-      float32[p, classes].
-    """
-    shift = np.asarray(jax.random.randint(key, (len(problem.pool.labels),), 1, problem.num_classes))[rows]
-    targets = true_targets(problem)
-    targets[rows] = one_hot((problem.pool.labels[rows] + shift) % problem.num_classes, problem.num_classes)
-    return targets
-
-
-def equal_weights(problem: ForgetProblem) -> np.ndarray:
-    """Weight 1 for every row of the pool."""
-    return np.ones(len(problem.pool.labels), np.float32)
-
-
-def unlearn_by_relabelling(
-    name: str,
-    relabel: Relabel,
-    problem: ForgetProblem,
-    original: TrainedModel,
-    key: jax.Array,
-    *,
-    recipe: Recipe,
-    progress: Progress | None = None,
-    **options: Any,
-) -> UnlearnedModel:
-    """Fine-tunes the original model on a relabelled stream of images.
-
-    Args:
-      name: the method's name.
-      relabel: makes the relabelling; its options are passed on.
-      problem: the request.
-      original: M_o, left intact.
-      key: a PRNG key.
-      recipe: the optimisation; its augmentation is the original's.
-      progress: called with (steps done, steps in all).
-      **options: of the method.
-
-    Returns:
-      The unlearned model; its seconds include the making of the relabelling.
-    """
-    relabel_key, fit_key = jax.random.split(key)
-    recipe = dataclasses.replace(recipe, augment=original.recipe.augment)
-    with Stopwatch() as watch:
-        relabelling = relabel(problem, original, relabel_key, **options)
+    def _run(
+        self,
+        problem: ForgetProblem,
+        original: TrainedModel,
+        key: jax.Array,
+        prediction: TwinPrediction | None,
+        progress: Progress | None,
+    ) -> TrainedModel:
+        if self.run is not None:
+            recipe = {} if self.recipe is None else {"recipe": self.recipe}
+            needed = {} if prediction is None else {"prediction": prediction}
+            return self.run(problem, original, key, progress=progress, **recipe, **needed, **self.options)
+        if self.relabel is None or self.recipe is None:
+            raise AssertionError(self.name)  # __post_init__ sees to it
+        relabel_key, fit_key = jax.random.split(key)
+        recipe_as_trained = dataclasses.replace(self.recipe, augment=original.recipe.augment)
+        labels = {} if prediction is None else {"easy": prediction.easy}
+        relabelling = self.relabel(problem, original, relabel_key, **labels, **self.options)
         variables, losses = fit(
             original.module,
             original.variables,
@@ -139,26 +169,8 @@ def unlearn_by_relabelling(
             relabelling.stream,
             relabelling.targets,
             relabelling.weights,
-            recipe,
+            recipe_as_trained,
             fit_key,
             progress=progress,
         )
-        jax.block_until_ready(variables)
-    return UnlearnedModel(
-        module=original.module,
-        variables=variables,
-        normalization=original.normalization,
-        recipe=recipe,
-        seconds=watch.seconds,
-        compile_seconds=watch.compile_seconds,
-        losses=tuple(losses),
-        method=name,
-        original=original,
-        forget_indices=problem.forget.indices,
-        seconds_by_part={"unlearning": watch.seconds},
-    )
-
-
-def relabelling_method(name: str, relabel: Relabel, recipe: Recipe) -> Method:
-    """A method from a relabelling: `method(problem, original, key, *, recipe=…, progress=…, **options)`."""
-    return functools.partial(unlearn_by_relabelling, name, relabel, recipe=recipe)
+        return dataclasses.replace(original, variables=variables, recipe=recipe_as_trained, losses=tuple(losses))

@@ -5,7 +5,8 @@ import numpy as np
 
 from tmu_jax.data import ForgetProblem
 from tmu_jax.training import Recipe, Stream, TrainedModel
-from tmu_jax.unlearning.method import Relabelling, equal_weights, relabelling_method, true_targets
+from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.relabelling import Relabelling, equal_weights, true_targets
 
 RECIPE = Recipe(epochs=5, batch_size=128, learning_rate=0.01, schedule="cosine")
 
@@ -22,14 +23,9 @@ def ascend_on(problem: ForgetProblem, retain: np.ndarray, forget: np.ndarray, al
     Returns:
       The relabelling; weights are 2α and −2(1−α), since each half is divided by the whole batch size.
 
-    Raises:
-      ValueError: when alpha is out of range.
-
     References:
       Kurmanji et al., Towards Unbounded Machine Unlearning, 2023 (arXiv 2302.09880), for the joint form.
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha={alpha} must lie between 0 and 1")
     if not len(forget):
         return Relabelling(Stream((retain,)), true_targets(problem), equal_weights(problem))
     weights = np.full(len(problem.pool.labels), 2 * alpha, np.float32)
@@ -37,9 +33,22 @@ def ascend_on(problem: ForgetProblem, retain: np.ndarray, forget: np.ndarray, al
     return Relabelling(Stream((retain, forget), (0.5, 0.5)), true_targets(problem), weights)
 
 
-def relabel(problem: ForgetProblem, original: TrainedModel, key: jax.Array, alpha: float = 0.95) -> Relabelling:
+def check(alpha: float) -> None:
+    """Raises ValueError where alpha is no weight of two terms."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha={alpha} must lie between 0 and 1")
+
+
+def relabel(problem: ForgetProblem, original: TrainedModel, key: jax.Array, alpha: float) -> Relabelling:
     """Descends on D_r and ascends on D_f."""
     return ascend_on(problem, problem.retain.indices, problem.forget.indices, alpha)
 
 
-negative_gradient = relabelling_method("negative_gradient", relabel, RECIPE)
+negative_gradient = Method(
+    "negative_gradient",
+    relabel,
+    RECIPE,
+    options={"alpha": 0.95},
+    check=check,
+    draws=lambda problem, alpha: 2 * len(problem.retain),
+)

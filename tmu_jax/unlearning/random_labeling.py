@@ -4,7 +4,8 @@ import jax
 
 from tmu_jax.data import ForgetProblem
 from tmu_jax.training import Recipe, Stream, TrainedModel
-from tmu_jax.unlearning.method import Relabelling, equal_weights, relabelling_method, wrong_targets
+from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.relabelling import Relabelling, equal_weights, wrong_targets
 
 RECIPE = Recipe(epochs=5, batch_size=64, learning_rate=0.01, schedule="cosine")
 
@@ -15,4 +16,4 @@ def relabel(problem: ForgetProblem, original: TrainedModel, key: jax.Array) -> R
     return Relabelling(Stream((problem.train.indices,)), targets, equal_weights(problem))
 
 
-random_labeling = relabelling_method("random_labeling", relabel, RECIPE)
+random_labeling = Method("random_labeling", relabel, RECIPE)
