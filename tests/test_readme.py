@@ -55,7 +55,7 @@ def test_a_users_own_module_and_arrays(standard_promotion):
 
 
 def test_the_readmes_own_method_can_be_added(standard_promotion, monkeypatch):
-    example = next(b for b in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "relabelling_method" in b)
+    example = next(b for b in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "tmu_jax.Method(" in b)
     monkeypatch.setattr(tmu_jax, "METHODS", dict(tmu_jax.METHODS))
     scope: dict = {"tmu_jax": tmu_jax}
     exec(example, scope)

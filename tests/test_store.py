@@ -1,61 +1,181 @@
-"""Stages come back as they were, are found by what produced them, and an interrupted one is computed again."""
+"""Stages come back as they were, and what is not the stage asked for is named, never used, and replaced."""
+
+import os
+import shutil
 
 import numpy as np
 import pytest
 
-from tmu_jax.store import Stage, StageStore, stage_hash
+from tmu_jax.store import Saved, StageStore
 
 ARRAYS = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "flags": np.array([True, False])}
+SAVED = Saved({**ARRAYS, "none": np.zeros((0, 3), np.float32)}, {"seconds": 1.5, "notes": ["as it was"]})
+NAME = "gold-0123456789abcdef"
 
 
-def test_a_stage_is_computed_once_and_restored_equal(tmp_path):
-    calls = []
-
-    def compute():
-        calls.append(1)
-        return Stage(ARRAYS, {"seconds": 1.5, "notes": ["as it was"]})
-
-    store = StageStore(tmp_path)
-    assert not store.has("gold", {"seed": 0})
-    first = store.get("gold", {"seed": 0}, compute)
-    second = StageStore(tmp_path).get("gold", {"seed": 0}, compute)
-    assert len(calls) == 1
-    assert store.has("gold", {"seed": 0})
-    for stage in (first, second):
-        np.testing.assert_array_equal(stage.arrays["a"]["kernel"], ARRAYS["a"]["kernel"])
-        np.testing.assert_array_equal(stage.arrays["flags"], ARRAYS["flags"])
-        assert stage.arrays["flags"].dtype == bool
-        assert stage.metadata == {"seconds": 1.5, "notes": ["as it was"]}
+@pytest.fixture
+def store(tmp_path):
+    warnings = []
+    made = StageStore(tmp_path, warn=warnings.append)
+    made.warnings = warnings
+    made.save(NAME, SAVED)
+    return made
 
 
-def test_another_setting_is_another_stage(tmp_path):
-    store = StageStore(tmp_path)
-    store.get("gold", {"seed": 0}, lambda: Stage(ARRAYS, {"seed": 0}))
-    assert store.get("gold", {"seed": 1}, lambda: Stage(ARRAYS, {"seed": 1})).metadata == {"seed": 1}
+def assert_whole(saved):
+    assert saved.metadata == SAVED.metadata
+    assert set(saved.arrays) == set(SAVED.arrays)
+    np.testing.assert_array_equal(saved.arrays["a"]["kernel"], ARRAYS["a"]["kernel"])
+    np.testing.assert_array_equal(saved.arrays["flags"], ARRAYS["flags"])
+    assert saved.arrays["flags"].dtype == bool
+    assert saved.arrays["none"].shape == (0, 3)
+    assert saved.arrays["none"].dtype == np.float32
 
 
-def test_a_failed_or_half_written_stage_is_not_there(tmp_path):
-    store = StageStore(tmp_path)
+def test_a_stage_is_restored_equal(store, tmp_path):
+    assert store.has(NAME)
+    assert_whole(StageStore(tmp_path).load(NAME))
+    assert store.warnings == []
 
-    def fail():
+
+def test_a_stage_that_is_not_there(store):
+    assert not store.has("gold-other")
+    assert store.load("gold-other") is None
+    assert store.warnings == []
+
+
+def test_a_stage_whose_writing_was_stopped_is_not_there(store, monkeypatch):
+    def stop(*args):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        store.get("gold", {"seed": 0}, fail)
-    assert not store.has("gold", {"seed": 0})
-    half = store.path("gold", {"seed": 0}) / "0.orbax-checkpoint-tmp"
-    half.mkdir(parents=True)
-    assert not store.has("gold", {"seed": 0})
-    assert store.get("gold", {"seed": 0}, lambda: Stage(ARRAYS, {"ok": True})).metadata == {"ok": True}
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            store.save("gold-half", SAVED)
+    assert store.path("gold-half").is_dir()
+    assert not store.has("gold-half")
+    assert store.load("gold-half") is None
+    assert "not finished" in store.warnings[0]
+    store.save("gold-half", SAVED)
+    assert_whole(store.load("gold-half"))
 
 
-def test_the_hash_sees_contents_and_not_the_order_of_keys():
-    rows = np.arange(5, dtype=np.int32)
-    assert stage_hash({"a": 1, "rows": rows}) == stage_hash({"rows": rows.copy(), "a": 1})
-    assert stage_hash({"rows": rows}) != stage_hash({"rows": rows[::-1]})
-    assert stage_hash({"rows": rows}) != stage_hash({"rows": rows.astype(np.int64)})
+def swapped(path):
+    """Another gold's folder under this name."""
+    StageStore(path.parent).save("gold-other", Saved({"a": np.ones(3, np.float32)}, {}))
+    shutil.rmtree(path)
+    (path.parent / "gold-other").rename(path)
 
 
-def test_the_hash_refuses_what_it_cannot_see():
-    with pytest.raises(TypeError, match="object"):
-        stage_hash({"model": object()})
+def of_another_kind(path):
+    StageStore(path.parent).save("features-0123456789abcdef", SAVED)
+    shutil.rmtree(path)
+    (path.parent / "features-0123456789abcdef").rename(path)
+
+
+def emptied(path):
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+def emptied_step(path):
+    shutil.rmtree(path / "0")
+    (path / "0").mkdir()
+
+
+def a_file(path):
+    shutil.rmtree(path)
+    path.write_text("not a folder")
+
+
+def a_dangling_link(path):
+    shutil.rmtree(path)
+    path.symlink_to(path.parent / "nowhere")
+
+
+def truncated(path):
+    """The largest file of the arrays cut in half."""
+    largest = max((p for p in (path / "0").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def without_metadata(path):
+    shutil.rmtree(path / "0" / "metadata")
+
+
+def garbage_metadata(path):
+    for file in (path / "0" / "metadata").iterdir():
+        file.write_text("[1, 2")
+
+
+def another_metadata(path):
+    """Valid JSON with one number changed."""
+    file = path / "0" / "metadata" / "metadata"
+    assert "1.5" in file.read_text()
+    file.write_text(file.read_text().replace("1.5", "9.5"))
+
+
+def manifest_of_another_form(path):
+    """A manifest that is no dictionary."""
+    (path / "manifest.json").write_text("[]")
+
+
+FAULTS = (
+    swapped,
+    of_another_kind,
+    emptied,
+    emptied_step,
+    a_file,
+    a_dangling_link,
+    truncated,
+    without_metadata,
+    garbage_metadata,
+    another_metadata,
+    manifest_of_another_form,
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_what_is_not_the_stage_is_named_and_replaced(store, fault):
+    fault(store.path(NAME))
+    assert store.load(NAME) is None
+    assert len(store.warnings) == 1
+    assert NAME in store.warnings[0]
+    assert "\n" not in store.warnings[0]
+    assert len(store.warnings[0]) < 500
+    store.save(NAME, SAVED)
+    assert_whole(store.load(NAME))
+    assert len(store.warnings) == 1
+
+
+def test_a_flipped_bit_anywhere_is_never_used(store):
+    """In every file of the stage, at several places."""
+    files = sorted(p for p in store.path(NAME).rglob("*") if p.is_file() and p.stat().st_size)
+    for file in files:
+        content = file.read_bytes()
+        for position in {0, len(content) // 3, len(content) // 2, len(content) - 1}:
+            damaged = bytearray(content)
+            damaged[position] ^= 1 << (position % 8)
+            file.write_bytes(bytes(damaged))
+            assert store.load(NAME) is None, (file.name, position)
+            file.write_bytes(content)
+    assert len(files) >= 5
+    assert_whole(store.load(NAME))
+
+
+def test_a_link_to_another_folder_is_removed_and_its_target_left(store, tmp_path):
+    target = tmp_path / "elsewhere"
+    target.mkdir()
+    (target / "precious").write_text("kept")
+    store.path("gold-link").symlink_to(target)
+    assert store.load("gold-link") is None
+    assert "gold-link" in store.warnings[0]
+    store.save("gold-link", SAVED)
+    assert (target / "precious").read_text() == "kept"
+    assert_whole(store.load("gold-link"))
+
+
+def test_a_failing_save_leaves_no_stage(store, monkeypatch):
+    with pytest.raises(TypeError):
+        store.save("gold-new", Saved(ARRAYS, {"model": object()}))
+    assert store.load("gold-new") is None

@@ -2,14 +2,19 @@
 
 import hashlib
 import json
+import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
+
+_MANIFEST = "manifest.json"
+_OPTIONS = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+_RESTORE = ocp.args.Composite(arrays=ocp.args.StandardRestore(), metadata=ocp.args.JsonRestore())
 
 
 class Saved(NamedTuple):
@@ -27,8 +32,9 @@ class Saved(NamedTuple):
 class StageStore:
     """Checkpoints of stages in one folder, one folder each, under the stage's name.
 
-    A stage is written under a temporary name and renamed when it is whole. It holds its own name and checksums of its
-    arrays and metadata: Orbax notices neither a flipped bit nor a folder that was put in another's place.
+    Beside its checkpoint a stage has a manifest, written last, with its own name and the checksums of all its files:
+    Orbax notices neither a flipped bit nor a folder that was put in another's place, and meets damage with pages of
+    text. A folder whose manifest does not agree is not given to it.
     """
 
     def __init__(self, directory: pathlib.Path | str, warn: Callable[[str], None] = lambda sentence: None) -> None:
@@ -46,31 +52,35 @@ class StageStore:
         return self.directory / name
 
     def has(self, name: str) -> bool:
-        """Whether the stage seems to be there, whole; `load` looks closer."""
-        path = self.path(name)
-        return path.is_dir() and ocp.utils.checkpoint_steps(path) == [0]
+        """Whether the stage seems to be there; `load` looks closer."""
+        return (self.path(name) / _MANIFEST).is_file()
 
     def load(self, name: str) -> Saved | None:
-        """The stage, or None where there is none, or none that can be used: it is to be computed anew then.
+        """The stage, or None where there is none that can be used: it is to be computed anew then.
 
         Args:
           name: of the stage.
 
         Returns:
           The stage as it was saved. What lies in its place and is not this stage, whole and unchanged, is named in a
-          warning and left alone until `save` replaces it.
+          warning, and left alone until `save` replaces it.
         """
         path = self.path(name)
         if not path.exists() and not path.is_symlink():
             return None
-        if path.is_dir() and any(entry.name.startswith(_UNFINISHED) for entry in path.iterdir()):
-            return None  # A run was stopped while it wrote this stage: nothing to warn of.
         try:
-            return _read(path, name)
-        except Exception as error:  # Whatever a damaged checkpoint makes Orbax raise: it cannot be used.
-            reason = str(error).strip().splitlines() or [type(error).__name__]
+            _check(path, name)
+            with ocp.CheckpointManager(path, options=_OPTIONS) as manager:
+                restored = manager.restore(0, args=_RESTORE)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = str(error).splitlines() or [type(error).__name__]
             self._warn(f"stage {name} in {self.directory} cannot be used and is computed anew: {reason[0][:200]}")
             return None
+        arrays = traverse_util.flatten_dict(restored.arrays or {})
+        for names, dtype, shape in restored.metadata["empty"]:
+            arrays[tuple(names)] = np.zeros(shape, dtype)
+        whole = {names: np.asarray(array) for names, array in arrays.items()}
+        return Saved(traverse_util.unflatten_dict(whole), restored.metadata["of_stage"])
 
     def save(self, name: str, saved: Saved) -> None:
         """Writes a stage, in the place of whatever is there.
@@ -78,68 +88,49 @@ class StageStore:
         Args:
           name: of the stage.
           saved: what to keep.
+
+        Raises:
+          TypeError: when the metadata is no JSON; nothing is written then.
         """
         path = self.path(name)
-        _remove(path)
-        full = traverse_util.flatten_dict(saved.arrays)
-        arrays = {names: np.asarray(array) for names, array in full.items()}
+        flat = traverse_util.flatten_dict(saved.arrays)
+        arrays = {names: np.asarray(array) for names, array in flat.items()}
         # Orbax refuses arrays without entries.
-        empty = {_joined(names): [str(array.dtype), array.shape] for names, array in arrays.items() if not array.size}
+        empty = [[names, str(array.dtype), array.shape] for names, array in arrays.items() if not array.size]
         whole = traverse_util.unflatten_dict({names: array for names, array in arrays.items() if array.size})
-        metadata = {
-            "name": name,
-            "checksums": {_joined(names): _checksum(array) for names, array in arrays.items()},
-            "empty": empty,
-            "of_stage": json.dumps(saved.metadata),
-        }
-        metadata["checksum"] = _checksum_of_metadata(metadata)
+        metadata = json.loads(json.dumps({"empty": empty, "of_stage": saved.metadata}))
+        _remove(path)
         with ocp.CheckpointManager(path, options=_OPTIONS) as manager:
             manager.save(
-                0,
-                args=ocp.args.Composite(arrays=ocp.args.StandardSave(whole), metadata=ocp.args.JsonSave(metadata)),
+                0, args=ocp.args.Composite(arrays=ocp.args.StandardSave(whole), metadata=ocp.args.JsonSave(metadata))
             )
+        temporary = path / f"{_MANIFEST}.tmp"
+        temporary.write_text(json.dumps({"name": name, "files": _checksums(path / "0")}))
+        os.replace(temporary, path / _MANIFEST)
 
 
-_OPTIONS = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-_UNFINISHED = "0.orbax-checkpoint-tmp"
-_RESTORE = ocp.args.Composite(arrays=ocp.args.StandardRestore(), metadata=ocp.args.JsonRestore())
-
-
-def _read(path: pathlib.Path, name: str) -> Saved:
-    """The stage that lies there, if it is that of this name, whole and unchanged; else an error of any kind."""
+def _check(path: pathlib.Path, name: str) -> None:
+    """Raises ValueError or the like where the folder is not the stage of this name, whole and unchanged; says why."""
     if not path.is_dir():
         raise ValueError("it is no folder" if path.exists() else "it is a link to nothing")
-    if ocp.utils.checkpoint_steps(path) != [0]:
-        raise ValueError("its folder holds no checkpoint")
-    with ocp.CheckpointManager(path, options=_OPTIONS) as manager:
-        restored = manager.restore(0, args=_RESTORE)
-    arrays, metadata = restored.arrays, restored.metadata
-    if not isinstance(metadata, dict) or metadata.get("checksum") != _checksum_of_metadata(metadata):
-        raise ValueError("its metadata is not as it was written")
-    if metadata["name"] != name:
-        raise ValueError(f"it is the stage {metadata['name']}")
-    found = {names: np.asarray(array) for names, array in traverse_util.flatten_dict(arrays or {}).items()}
-    for joined, (dtype, shape) in metadata["empty"].items():
-        found[tuple(joined.split("/"))] = np.zeros(shape, dtype)
-    checksums = {_joined(names): _checksum(array) for names, array in found.items()}
-    changed = sorted(set(checksums.items()) ^ set(metadata["checksums"].items()))
-    if changed:
-        raise ValueError(f"its array {changed[0][0]} is not as it was written")
-    return Saved(traverse_util.unflatten_dict(found), json.loads(metadata["of_stage"]))
+    if not (path / _MANIFEST).is_file():
+        raise ValueError("it was not finished, or was emptied")
+    manifest = json.loads((path / _MANIFEST).read_text())
+    if manifest["name"] != name:
+        raise ValueError(f"it is the stage {manifest['name']!r}")
+    found = _checksums(path / "0")
+    differing = sorted(file for file, _ in set(found.items()) ^ set(manifest["files"].items()))
+    if differing:
+        raise ValueError(f"its file {differing[0]} is not as it was written")
 
 
-def _joined(names: tuple[str, ...]) -> str:
-    return "/".join(names)
-
-
-def _checksum(array: np.ndarray) -> str:
-    header = f"{array.dtype} {array.shape} ".encode()
-    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-def _checksum_of_metadata(metadata: Mapping[str, Any]) -> str:
-    text = json.dumps({key: value for key, value in metadata.items() if key != "checksum"}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _checksums(folder: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by its path there."""
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
 
 
 def _remove(path: pathlib.Path) -> None:

@@ -1,7 +1,6 @@
 """Runs of the whole protocol on a tiny problem: records, resuming, growing, refusing."""
 
 import dataclasses
-import functools
 import io
 import json
 
@@ -150,8 +149,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, data, tmp_path, 
         return fit(*args, **kwargs)
 
     patch_everywhere(monkeypatch, training.fit, stop_every_second_time)
-    patch_everywhere(monkeypatch, twin.measure_features, stop_twice(twin.measure_features, []))
     others = {
+        (twin.request, "measure_features"): [],
         (records_module, "write_whole"): [],
         (records_module.RecordTable, "add"): [],
     }
@@ -249,11 +248,8 @@ def test_a_request_that_cannot_be_made_stops_before_any_work(data, tmp_path):
 
 
 def test_a_users_own_method_runs_beside_the_others(data, tmp_path, monkeypatch):
-    def mine(problem, original, key):
-        return METHODS["finetune"](problem, original, key)
-
     for name in ("mine", "gold"):  # a name that the runner uses for a model of its own is no trap
-        monkeypatch.setitem(METHODS, name, mine)
+        monkeypatch.setitem(METHODS, name, dataclasses.replace(METHODS["finetune"], name=name))
     records = run(settings(data, methods=("retrain", "mine", "gold")), data, tmp_path)
     pooled = {r["method"]: r for r in records if r["target_class"] == "all"}
     assert pooled["mine"]["kl"] > 0
@@ -265,8 +261,11 @@ def test_a_users_own_method_runs_beside_the_others(data, tmp_path, monkeypatch):
 def test_the_labels_that_a_users_own_method_predicts_are_recorded(data, tmp_path, monkeypatch, num_forget):
     """Also where all of a class is forgotten, and nothing was predicted from."""
     small = settings(data, requests="each", classes=(1,), num_forget=num_forget, methods=("mine",))
-    mine = functools.partial(METHODS["twin"], settings=small.twin_settings)
-    monkeypatch.setitem(METHODS, "mine", lambda problem, original, key: mine(problem, original, key))
+
+    def run_twin(problem, original, key, *, progress):
+        return tmu_jax.unlearn("twin", problem, original, key=key, settings=small.twin_settings)
+
+    monkeypatch.setitem(METHODS, "mine", tmu_jax.Method("mine", run=run_twin))
     for _ in range(2):  # the second time from its checkpoint
         record = next(r for r in run(small, data, tmp_path) if r["method"] == "mine")
         assert record["predictor_accuracy"] is not None

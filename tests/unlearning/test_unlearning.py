@@ -15,7 +15,6 @@ from tests.tiny import PlainNet, TinyNet, tiny_data
 from tmu_jax import training, twin
 from tmu_jax.training import Recipe
 from tmu_jax.unlearning import METHODS
-from tmu_jax.unlearning import method as base
 
 KEY = jax.random.key(5)
 SHORT = Recipe(epochs=2, batch_size=20, schedule="constant")
@@ -65,7 +64,7 @@ def test_random_labeling_mislabels_exactly_the_forget_set(problem, original):
 def test_wrong_labels_are_uniform_over_the_other_classes():
     data = tiny_data(num_train=4000, num_test=400)
     problem = tmu_jax.data.forget_subset(data, target_classes=[2], num_forget=900)
-    labels = base.wrong_targets(problem, problem.forget.indices, KEY)[problem.forget.indices].argmax(-1)
+    labels = tmu_jax.wrong_targets(problem, problem.forget.indices, KEY)[problem.forget.indices].argmax(-1)
     counts = np.bincount(labels, minlength=4)
     assert counts[2] == 0
     # Each of three classes has 300 expected, standard deviation sqrt(900 · 1/3 · 2/3) = 14.1; 5 of them allowed.
@@ -138,7 +137,7 @@ def test_the_random_teacher_is_fresh_and_knows_nothing(original):
 
 
 def test_bad_teachers_gradient_is_the_kls(problem, original):
-    relabelling = relabel_of("bad_teacher").relabel(problem, original, KEY)
+    relabelling = relabel_of("bad_teacher").relabel(problem, original, KEY, retain_share=0.3)
     rows = drawn(relabelling)[0]
     teacher = jnp.asarray(relabelling.targets[rows])
     logits = jnp.asarray(np.random.default_rng(1).normal(size=(20, 4)), jnp.float32)
@@ -163,14 +162,14 @@ def test_twin_mislabels_exactly_the_hard_samples(problem, original):
 
 def test_twin_negative_gradient_ascends_on_the_hard_alone(problem, original):
     easy = np.arange(16) % 3 == 0
-    relabelling = relabel_of("twin").ascend_on_hard(problem, original, KEY, easy=easy)
+    relabelling = relabel_of("twin").ascend_on_hard(problem, original, KEY, easy=easy, alpha=0.9)
     assert set(relabelling.stream.groups[0]) == set(problem.retain.indices) | set(problem.forget.indices[easy])
     assert set(relabelling.stream.groups[1]) == set(problem.forget.indices[~easy])
     assert set(np.flatnonzero(relabelling.weights < 0)) == set(problem.forget.indices[~easy])
 
 
 def test_twin_negative_gradient_without_a_hard_sample_learns_all(problem, original):
-    relabelling = relabel_of("twin").ascend_on_hard(problem, original, KEY, easy=np.ones(16, bool))
+    relabelling = relabel_of("twin").ascend_on_hard(problem, original, KEY, easy=np.ones(16, bool), alpha=0.9)
     assert len(relabelling.stream.groups) == 1
     assert set(relabelling.stream.groups[0]) == set(problem.train.indices)
     assert (relabelling.weights == 1).all()
@@ -263,16 +262,18 @@ def test_methods_without_labels_say_so(problem, original):
         _ = tmu_jax.unlearn("original", problem, original, key=KEY).generalization_labels
 
 
-def test_a_users_own_method_by_name_and_as_a_function(problem, original, monkeypatch):
+def test_a_users_own_method_by_name_and_as_it_is(problem, original, monkeypatch):
     def relabel(problem, original, key):
-        return base.Relabelling(
-            training.Stream((problem.retain.indices[:40],)), base.true_targets(problem), base.equal_weights(problem)
+        return tmu_jax.Relabelling(
+            training.Stream((problem.retain.indices[:40],)),
+            tmu_jax.true_targets(problem),
+            tmu_jax.equal_weights(problem),
         )
 
-    mine = tmu_jax.relabelling_method("mine", relabel, SHORT)
+    mine = tmu_jax.Method("mine", relabel, SHORT)
     monkeypatch.setitem(METHODS, "mine", mine)
-    by_name, as_function = (tmu_jax.unlearn(m, problem, original, key=KEY) for m in ("mine", mine))
-    chex.assert_trees_all_equal(by_name.variables, as_function.variables)
+    by_name, as_it_is = (tmu_jax.unlearn(m, problem, original, key=KEY) for m in ("mine", mine))
+    chex.assert_trees_all_equal(by_name.variables, as_it_is.variables)
     assert by_name.method == "mine"
 
 
@@ -285,7 +286,75 @@ def test_a_module_without_batch_norm_unlearns_too(problem):
     assert set(unlearned.variables) == {"params"}
 
 
-def test_unknown_names_and_bad_options_are_refused(problem, original):
+def test_a_method_that_is_no_relabelling(problem, original):
+    """`run` gets the request, the recipe and the options; what it returns is the unlearned model."""
+    seen = []
+
+    def shrink(problem, original, key, *, progress, factor):
+        seen.append((len(problem.forget), factor))
+        smaller = jax.tree.map(lambda leaf: factor * leaf, original.variables["params"])
+        return dataclasses.replace(original, variables={**original.variables, "params": smaller})
+
+    method = tmu_jax.Method("shrink", run=shrink, options={"factor": 0.5})
+    model = tmu_jax.unlearn(method, problem, original, key=KEY, factor=0.25)
+    assert seen == [(len(problem.forget), 0.25)]
+    assert set(model.seconds_by_part) == {"unlearning"}
+    expected = jax.tree.map(lambda leaf: 0.25 * leaf, original.variables["params"])
+    chex.assert_trees_all_equal(model.variables["params"], expected)
+    np.testing.assert_array_equal(model.forget_indices, problem.forget.indices)
+
+
+def test_the_published_defaults():
+    """Changed silently, any of these changes every table."""
+    sgd = {"optimizer": "sgd", "schedule": "cosine", "weight_decay": 5e-4}
+    expected = {
+        "finetune": ({"epochs": 5, "batch_size": 128, "learning_rate": 0.02, **sgd}, {}),
+        "negative_gradient": ({"epochs": 5, "batch_size": 128, "learning_rate": 0.01, **sgd}, {"alpha": 0.95}),
+        "random_labeling": ({"epochs": 5, "batch_size": 64, "learning_rate": 0.01, **sgd}, {}),
+        "bad_teacher": (
+            {"epochs": 1, "batch_size": 256, "learning_rate": 1e-4, "optimizer": "adam", "weight_decay": 0.0},
+            {"retain_share": 0.3},
+        ),
+        "twin": ({"epochs": 5, "batch_size": 64, "learning_rate": 0.01, **sgd}, {}),
+        "twin_negative_gradient": ({"epochs": 5, "batch_size": 64, "learning_rate": 0.01, **sgd}, {"alpha": 0.95}),
+    }
+    for name, (recipe, options) in expected.items():
+        method = METHODS[name]
+        assert {field: getattr(method.recipe, field) for field in recipe} == recipe, name
+        assert method.options == options, name
+    assert {name for name, method in METHODS.items() if method.recipe is None} == {"original", "retrain"}
+    assert {name for name, method in METHODS.items() if method.needs == "prediction"} == {
+        "twin",
+        "twin_negative_gradient",
+    }
+
+
+def test_unknown_names_and_bad_options_are_refused(problem, original, monkeypatch):
+    """Before anything is trained, however late the value would be used."""
+    patch_everywhere(monkeypatch, training.fit, lambda *args, **kwargs: pytest.fail("trained"))
+    prediction = twin.all_hard(problem)
+    with pytest.raises(ValueError, match="recpie=1 is no option of method 'twin'; it has: none"):
+        tmu_jax.unlearn("twin", problem, original, key=KEY, recpie=1)
+    with pytest.raises(ValueError, match=r"beta=1 is no option .* it has: alpha"):
+        tmu_jax.unlearn("twin_negative_gradient", problem, original, key=KEY, beta=1)
+    with pytest.raises(ValueError, match="alpha=0"):
+        tmu_jax.unlearn("twin_negative_gradient", problem, original, key=KEY, alpha=0.0)
+    with pytest.raises(ValueError, match="does not fine-tune"):
+        tmu_jax.unlearn("retrain", problem, original, key=KEY, recipe=SHORT)
+    with pytest.raises(ValueError, match="needs no generalization labels"):
+        tmu_jax.unlearn("finetune", problem, original, key=KEY, prediction=prediction)
+    other = tmu_jax.data.forget_subset(tiny_data(), target_classes=[1], num_forget=3)
+    with pytest.raises(ValueError, match="of 16 images, the request of 3"):
+        tmu_jax.unlearn("twin", other, original, key=KEY, prediction=prediction)
+    with pytest.raises(ValueError, match="Method"):
+        tmu_jax.unlearn(lambda *args: None, problem, original, key=KEY)
+    for name in ("", "a/b", "../up", "a b", "x" * 65):
+        with pytest.raises(ValueError, match="name="):
+            tmu_jax.Method(name, lambda *args: None, SHORT)
+    with pytest.raises(ValueError, match="one of relabel and run"):
+        tmu_jax.Method("both", lambda *args: None, SHORT, run=lambda *args: None)
+    with pytest.raises(ValueError, match="needs a recipe"):
+        tmu_jax.Method("bare", lambda *args: None)
     with pytest.raises(ValueError, match="scrub"):
         tmu_jax.unlearn("scrub", problem, original, key=KEY)
     with pytest.raises(ValueError, match="alpha"):
