@@ -229,9 +229,9 @@ def test_the_plan_names_the_very_stages_that_the_run_makes(data, tmp_path):
     arms = [settings(data, methods=("original", "retrain", "finetune", "bad_teacher", "twin"))]
     module = TinyNet(data.num_classes)
     planned = {
-        f"{node.kind}-{node.stage}"
+        stage.name
         for request in make_requests(arms[0], data)
-        for node in Graph(arms[0], request, module).nodes((*arms[0].methods, "floors"))
+        for stage in Graph(arms[0], request, module).stages((*arms[0].methods, "floors"))
     }
     run(arms, data, tmp_path)
     assert planned == {path.name for path in (tmp_path / "stages").iterdir()}

@@ -4,6 +4,8 @@ import dataclasses
 import io
 import json
 
+import chex
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -11,11 +13,15 @@ from rich.console import Console
 import tmu_jax
 from experiments.protocol import records as records_module
 from experiments.protocol import run as runner
+from experiments.protocol.graph import Graph
+from experiments.protocol.requests import make_requests
 from experiments.protocol.settings import Settings
 from experiments.report import write as report
 from tests.patching import patch_everywhere
 from tests.tiny import TinyNet, tiny_data
 from tmu_jax import training, twin
+from tmu_jax.stages import key_for
+from tmu_jax.store import StageStore
 from tmu_jax.training import Recipe
 from tmu_jax.unlearning import METHODS
 
@@ -113,6 +119,31 @@ def test_records_agree_with_each_other(finished):
     assert pooled["retraining_share"] == pytest.approx(pooled["seconds"] / gold["seconds"])
     assert by_cell["all", "floor_gold_gold"]["kl"] > 0
     assert by_cell["all", "original"]["seconds"] == 0
+
+
+def test_the_library_gives_the_record_to_the_last_bit(finished, data):
+    """`unlearn` with the record's key, settings and recipe: the same weights, labels and figures."""
+    output, records = finished
+    arm = settings(data)
+    (request,) = make_requests(arm, data)
+    graph, problem = Graph(arm, request, TinyNet()), request.problem
+    store = StageStore(output / "stages", warn=pytest.fail)
+    seed_key = jax.random.key(0)
+    original = tmu_jax.train(TinyNet(), problem.train, recipe=arm.recipe, key=key_for(seed_key, "original "))
+    gold_key = key_for(seed_key, f"gold {request.name}")
+    gold = tmu_jax.unlearn("retrain", problem, original, key=gold_key)
+    for name in ("retrain", "finetune", "twin"):
+        options = {"settings": arm.twin_settings} if name == "twin" else {}
+        model = gold if name == "retrain" else tmu_jax.unlearn(name, problem, original, key=seed_key, **options)
+        chex.assert_trees_all_equal(model.variables, store.load(graph.model(name).name).arrays["variables"])
+        record = next(r for r in records if r["method"] == name and r["target_class"] == "all")
+        found = tmu_jax.evaluate(problem, model, gold=gold)
+        figures = dataclasses.asdict(found.readouts)
+        assert {key: record[key] for key in figures} == figures
+        if name == "twin":
+            labels = store.load(graph.prediction.name).arrays
+            np.testing.assert_array_equal(model.generalization_labels["probability"], labels["probability"])
+            assert record["predictor_auc"] == found.predictor.auc
 
 
 def test_the_report_is_written_from_a_run(finished):

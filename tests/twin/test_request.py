@@ -11,8 +11,10 @@ import tmu_jax
 from tests.patching import patch_everywhere
 from tests.tiny import TinyNet, tiny_data
 from tmu_jax import training, twin
+from tmu_jax.stages import given, ignore_progress
 from tmu_jax.training import Recipe
-from tmu_jax.twin import ProblemFeatures, TwinSettings, features, predictor
+from tmu_jax.twin import ProblemFeatures, TwinSettings, predictor
+from tmu_jax.twin import features as feature_functions
 from tmu_jax.twin import settings as twin_settings
 
 KEY = jax.random.key(7)
@@ -238,9 +240,17 @@ def test_a_twin_model_that_does_not_know_d_test_is_in_the_notes(problem, origina
 def test_the_cost_is_that_of_every_part(problem, original):
     curriculum = [dataclasses.replace(original, seconds=s, compile_seconds=0.25) for s in (4.0, 7.0)]
     original = dataclasses.replace(original, seconds=7.0, compile_seconds=0.125)
-    costed = twin.with_costs(twin.all_hard(problem), original, curriculum, 3.0, 0.5)
-    assert costed.seconds_by_part == {"twin_model": 7.0, "curriculum": 11.0, "features": 3.0}
-    assert costed.compile_seconds == 1.125
+    found = twin.measure_features(problem, original, original, tuple(curriculum), QUICK)
+    parts = dict(found.seconds_by_part)
+    own = parts.pop("features")
+    assert own > 0
+    assert parts == {"twin_model": 7.0, "curriculum": 11.0}
+    assert found.compile_seconds >= 0.625
+    once = twin.measure_features(problem, original, original, (curriculum[0],) * 2, QUICK)
+    assert once.seconds_by_part["curriculum"] == 4.0
+    labelled = twin.predict_labels(problem, found, KEY)
+    assert {**parts, "features": own}.items() <= labelled.seconds_by_part.items()
+    assert labelled.compile_seconds >= found.compile_seconds
 
 
 # The curriculum model
@@ -349,7 +359,7 @@ def test_each_feature_is_measured_by_the_model_of_its_problem(problem, mixed, or
         return samples.indices + 1000.0 * names[id(model)]
 
     for function in (nearest_distance, adversarial, curriculum_loss):
-        patch_everywhere(monkeypatch, getattr(features, function.__name__), function)
+        patch_everywhere(monkeypatch, getattr(feature_functions, function.__name__), function)
     settings = TwinSettings(
         num_neighbors=3,
         bank="all",
@@ -398,7 +408,14 @@ def test_the_first_epochs_models_are_fine_tuned_on_their_own_retain_set(problem,
     monkeypatch.setattr(jax, "block_until_ready", lambda variables: variables)
     other = dataclasses.replace(original, variables={"params": "M_t"})
     settings = TwinSettings(curriculum="first_epoch")
-    of_twin, of_original = twin.train_curricula(problem, original, other, KEY, settings)
+    prediction = twin.prediction_stage(problem, given("original", original), KEY, settings)
+    stages = {stage.kind: stage for stage in prediction.with_ancestors()}["features"].parents
+    of_twin = stages["of_twin"].make(model=other, progress=ignore_progress)
+    of_original = stages["of_original"].make(model=original, progress=ignore_progress)
+    assert (stages["of_twin"].parents["model"].kind, stages["of_original"].parents["model"].kind) == (
+        "twin_model",
+        "original",
+    )
     assert [call[0] for call in calls] == [other.variables, original.variables]
     np.testing.assert_array_equal(calls[0][1], problem.train.indices)
     np.testing.assert_array_equal(calls[1][1], problem.retain.indices)
@@ -406,12 +423,11 @@ def test_the_first_epochs_models_are_fine_tuned_on_their_own_retain_set(problem,
     assert (of_twin.variables["params"], of_original.variables["params"]) == (1, 2)
 
 
-def test_one_fresh_curriculum_model_serves_both_problems(problem, original, monkeypatch):
-    trained = []
-    patch_everywhere(monkeypatch, twin.train_curriculum, lambda *args: trained.append(args) or original)
-    models = twin.train_curricula(problem, original, original, KEY)
-    assert models == (original, original)
-    assert len(trained) == 1
+def test_one_fresh_curriculum_model_serves_both_problems(problem, original):
+    prediction = twin.prediction_stage(problem, given("original", original), KEY)
+    features = {stage.kind: stage for stage in prediction.with_ancestors()}["features"]
+    assert features.parents["of_twin"] is features.parents["of_original"]
+    assert [stage.kind for stage in prediction.with_ancestors()].count("curriculum") == 1
 
 
 def numpy_scaled(values, statistics_of):
@@ -572,7 +588,7 @@ def test_all_of_it_on_a_mixed_request(mixed, original):
     def progress(name):
         return lambda done, total: progressed.add((name, done <= total))
 
-    prediction = tmu_jax.predict_generalization(mixed, original, KEY, QUICK, progress)
+    prediction = tmu_jax.predict_generalization(mixed, original, KEY, QUICK, progress=progress)
     part = mixed.forget.labels == 1
     assert not prediction.easy[~part].any()
     assert prediction.twin_features.shape == ((mixed.heldout.labels == 1).sum(), 3)
