@@ -117,7 +117,7 @@ def mapped(loss, outputs, images, kernel):
     return jax.vmap(one, axes)(images, kernel)
 
 
-@sweep(("which", "count"), [("images", 3), ("both", 3), ("both", 0)], [("kernels", 3), ("images", 0), ("kernels", 0)])
+@sweep(("which", "count"), [("both", 3), ("images", 0)], [("images", 3), ("kernels", 3), ("both", 0), ("kernels", 0)])
 def test_vmap_of_derivatives(which, count):
     images, kernel = normal(0, 2, 5, 6, 16), normal(1, 3, 3, 16, 16) / 12
     if which != "kernels":

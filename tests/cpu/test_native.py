@@ -189,6 +189,7 @@ def test_strides_of_numpy_are_those_of_python():
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_products_give_the_same(monkeypatch):
     images, kernel = normal(0, 6, 16, 16, 32), normal(1, 3, 3, 32, 64)
     compiled = three(conv_general_dilated, 2, "SAME", images, kernel)

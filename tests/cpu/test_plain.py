@@ -54,7 +54,7 @@ def test_values_and_gradients(shape, features, window, stride):
     assert_agrees_with_lax(shape, window, features, stride)
 
 
-@sweep(("channels", "stride"), [(8, 1), (8, 2)], [(3, 1), (3, 2)])
+@sweep(("channels", "stride"), [(8, 2)], [(3, 1), (3, 2), (8, 1)])
 @sweep("padding", [((2, 0), (0, 1))], ["VALID", ((1, 1), (1, 1)), ((3, 1), (1, 4))])
 def test_padding(padding, channels, stride):
     assert_agrees_with_lax((2, 7, 6, channels), 3, 4, stride, padding)
@@ -75,7 +75,7 @@ def test_batches_across_chunks(monkeypatch, num_images, channels, stride, chunk_
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize(("features", "loops"), [(9, False), (8, True)])
+@sweep(("features", "loops"), [(9, False)], [(8, True)])
 def test_patches_that_are_smaller_than_the_result_are_not_cut_into_chunks(features, loops):
     args = normal(0, 40, 8, 8, 1), normal(1, 3, 3, 1, features)
     assert (" while(" in optimized_hlo(bind(conv_general_dilated), *args)) == loops
@@ -83,7 +83,7 @@ def test_patches_that_are_smaller_than_the_result_are_not_cut_into_chunks(featur
 
 
 @pytest.mark.usefixtures("small_chunks")
-@sweep("stride", [1], [2])
+@sweep("stride", [2], [1])
 @sweep("in_axes", [(0, None), (1, 3)], [(None, 0), (0, 0)])
 def test_vmap_equals_a_loop(in_axes, stride):
     num_mapped = 3
@@ -109,6 +109,7 @@ def test_vmap_equals_a_loop(in_axes, stride):
     assert_close(ours, jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected))
 
 
+@pytest.mark.slow
 def test_nested_vmap_equals_a_loop():
     images, kernels = normal(0, 2, 3, 1, 6, 6, 8), normal(1, 2, 3, 3, 8, 8)
 
@@ -146,7 +147,7 @@ def test_gradients_of_single_images_are_folded_into_one_batch():
 
 
 @pytest.mark.usefixtures("small_chunks")
-@sweep("stride", [1], [2])
+@sweep("stride", [2], [1])
 def test_inside_a_loop_equals_outside(stride):
     images, kernel = normal(0, 4, 6, 6, 8), normal(1, 3, 3, 8, 8) / 10
     gradient = jax.grad(lambda kernel: jnp.mean(bind(conv_general_dilated, stride)(images, kernel) ** 2))
@@ -163,8 +164,8 @@ def test_inside_a_loop_equals_outside(stride):
 
 @sweep(
     ("channels", "window", "stride", "padding"),
-    [(8, 3, 1, "SAME"), (8, 1, 2, "VALID")],
-    [(8, 3, 2, "SAME"), (3, 3, 1, "SAME")],
+    [(8, 1, 2, "VALID")],
+    [(8, 3, 1, "SAME"), (8, 3, 2, "SAME"), (3, 3, 1, "SAME")],
 )
 def test_no_convolution_is_left_on_the_cpu(channels, window, stride, padding):
     def all_three(convolve):

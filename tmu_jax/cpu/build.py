@@ -19,7 +19,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 
 import jax
 
@@ -50,37 +49,28 @@ def load() -> ctypes.CDLL:
     command, compiler = _find_compiler()
     key = [command, compiler, importlib.metadata.version("jaxlib"), sys.platform, source_hash()]
     stem = f"{pathlib.Path(_SOURCE).stem}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
-    with contextlib.ExitStack() as stack:
-        folder: pathlib.Path | None = None
-        try:
-            folder = _cache_folder()
-            kept = _find(folder, stem)
-            if kept is not None:
-                return ctypes.CDLL(str(kept))
-        except (BuildError, OSError, RuntimeError) as error:
-            _warn_private(error)
-            folder = None
-        scratch = pathlib.Path(stack.enter_context(_private_folder()))
-        built = _compile(command, scratch, stem)
+    folder: pathlib.Path | None = None
+    try:
+        folder = _cache_folder()
+        kept = _find(folder, stem)
+        if kept is not None:
+            return ctypes.CDLL(str(kept))
+    except (BuildError, OSError, RuntimeError) as error:
+        _warn_private(error)
+        folder = None
+    with tempfile.TemporaryDirectory(prefix="tmu_jax-", ignore_cleanup_errors=True) as scratch:
+        built = _compile(command, pathlib.Path(scratch), stem)
+        library = ctypes.CDLL(str(built))  # Once loaded the file may go.
         if folder is not None:
             try:
-                built = _keep(built, folder)
+                _keep(built, folder)
             except OSError as error:
                 _warn_private(error)
-        return ctypes.CDLL(str(built))  # Once loaded the file may go.
+    return library
 
 
 def _warn_private(error: Exception) -> None:
     _logger.warning("Compiled code is not kept, so every start compiles anew (some 20 seconds): %s", error)
-
-
-@contextlib.contextmanager
-def _private_folder() -> Iterator[str]:
-    folder = tempfile.mkdtemp(prefix="tmu_jax-")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 # --- The compiler.
@@ -190,13 +180,13 @@ def _find(folder: pathlib.Path, stem: str) -> pathlib.Path | None:
     return None
 
 
-def _keep(built: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+def _keep(built: pathlib.Path, folder: pathlib.Path) -> None:
     """Puts a library into the cache folder: whole or not at all, for others that start at the same time."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         copy = pathlib.Path(scratch) / built.name
         shutil.copyfile(built, copy)
         copy.chmod(0o700)
-        return copy.replace(folder / built.name)
+        copy.replace(folder / built.name)
 
 
 def _checksum(content: bytes) -> str:

@@ -116,7 +116,7 @@ def _map(
         return lax.map(lambda one: call(primitive, first, one, geometry), second), 0
     if axes[1] is None:
         return lax.map(lambda one: call(primitive, one, second, geometry), first), 0
-    return lax.map(lambda pair: call(primitive, *pair, geometry), (first, second)), 0
+    return lax.map(lambda pair: call(primitive, pair[0], pair[1], geometry), (first, second)), 0
 
 
 for _primitive in (forward_p, input_gradient_p, weight_gradient_p):
