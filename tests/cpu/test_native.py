@@ -1,11 +1,6 @@
-"""Compiled convolutions against `jax.lax.conv_general_dilated`, and what happens where nothing can be compiled."""
+"""Compiled convolutions against `jax.lax.conv_general_dilated` and NumPy's float64."""
 
-import logging
-import os
-import pathlib
-import shutil
-import subprocess
-import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +8,18 @@ import numpy as np
 import pytest
 from jax import lax
 
-from tests.cpu.test_convolution import NHWC, assert_close, bind, normal, values_and_gradients
-from tmu_jax.cpu import native
-from tmu_jax.cpu.convolution import conv_general_dilated
-
-compilers = [os.environ.get("CXX"), *map(shutil.which, ("c++", "g++", "clang++"))]
-# Not by `native.is_available`: code that does not compile must fail, not be skipped.
-HAS_COMPILER = any(compilers) and os.environ.get("TMU_JAX_NATIVE") != "0"
-needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="needs a C++ compiler")
-
-
-def three(convolve, stride, padding, images, kernel):
-    return jax.jit(values_and_gradients, static_argnums=0)(bind(convolve, stride, padding), images, kernel)
+from tests.cpu.common import (
+    NHWC,
+    assert_close,
+    bind,
+    custom_calls,
+    needs_compiler,
+    normal,
+    sweep,
+    three,
+    values_and_gradients,
+)
+from tmu_jax.cpu import conv_general_dilated, native
 
 
 def assert_agrees_with_lax(shape, window, features, stride=1, padding="SAME"):
@@ -37,29 +32,23 @@ def assert_agrees_with_lax(shape, window, features, stride=1, padding="SAME"):
     assert_close(ours, three(lax.conv_general_dilated, stride, padding, images, kernel), tolerance=1e-5)
 
 
-def custom_calls(function, *args):
-    return jax.jit(function).lower(*args).as_text().count("custom_call @tmu_jax_")
+@needs_compiler
+def test_compiles_here():
+    assert native.is_available()
+    assert native.describe() == "compiled C++"
 
 
 @needs_compiler
-@pytest.mark.parametrize("group", native._GROUPS)
-def test_compiles_here(group):
-    assert native.is_available(group)
-
-
-@needs_compiler
-@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (1, 2))])
-@pytest.mark.parametrize("shape", [(3, 8, 8, 32), (2, 7, 5, 96), (1, 3, 3, 64), (70, 4, 4, 32)])
+@sweep("padding", [((2, 0), (1, 2))], ["SAME", "VALID"])
+@sweep("shape", [(2, 7, 5, 96), (70, 4, 4, 32)], [(3, 8, 8, 32), (1, 3, 3, 64)])
 def test_winograd(shape, padding):
     """Tiles of 4x4 outputs: whole, cut off at the edges, and more of them than one block or group takes."""
     assert_agrees_with_lax(shape, 3, 64, padding=padding)
 
 
 @needs_compiler
-@pytest.mark.parametrize(
-    "padding", ["SAME", "VALID", 1, ((1, 0), (1, 2)), ((2, 1), (0, 2)), ((0, 1), (1, 0)), ((2, 2), (1, 1))]
-)
-@pytest.mark.parametrize("shape", [(3, 16, 16, 32), (2, 15, 13, 96), (1, 14, 7, 64), (70, 8, 8, 32)])
+@sweep("padding", ["SAME", ((1, 0), (1, 2))], ["VALID", 1, ((2, 1), (0, 2)), ((0, 1), (1, 0)), ((2, 2), (1, 1))])
+@sweep("shape", [(2, 15, 13, 96)], [(3, 16, 16, 32), (1, 14, 7, 64), (70, 8, 8, 32)])
 def test_winograd_of_stride_2(shape, padding):
     """Odd and even numbers of zeros before the image, in both directions and in one of them, where patches take over;
     tiles that are cut off, images that no tile ends with, and gradients of pixels that no window reaches.
@@ -69,14 +58,10 @@ def test_winograd_of_stride_2(shape, padding):
 
 
 @needs_compiler
-@pytest.mark.parametrize(
+@sweep(
     ("shape", "stride", "padding"),
-    [
-        ((70, 4, 4, 256), 1, "SAME"),
-        ((3, 7, 9, 256), 1, "VALID"),
-        ((70, 8, 8, 256), 2, "SAME"),
-        ((5, 15, 15, 256), 2, ((1, 1), (1, 0))),
-    ],
+    [((70, 4, 4, 256), 1, "SAME"), ((5, 15, 15, 256), 2, ((1, 1), (1, 0)))],
+    [((3, 7, 9, 256), 1, "VALID"), ((70, 8, 8, 256), 2, "SAME")],
 )
 def test_winograd_of_few_tiles(shape, stride, padding):
     """For large kernels up to four cores take panels of features, not tiles; the first and third in more blocks."""
@@ -107,10 +92,11 @@ def test_what_takes_winograd(shape, stride, padding, takes):
 
 
 @needs_compiler
-@pytest.mark.parametrize(("window", "stride"), [(2, 1), (3, 1), (3, 2), (5, 1), (5, 2), (5, 3), (7, 1), (7, 2), (7, 3)])
-@pytest.mark.parametrize(
+@sweep(("window", "stride"), [(3, 1), (5, 2)], [(2, 1), (3, 2), (5, 1), (5, 3), (7, 1), (7, 2), (7, 3)])
+@sweep(
     ("shape", "features"),
-    [((2, 9, 8, 32), 64), ((3, 7, 10, 3), 40), ((2, 8, 7, 20), 5), ((1, 9, 9, 1), 1), ((2, 7, 8, 3), 16)],
+    [((3, 7, 10, 3), 40), ((2, 8, 7, 20), 5)],
+    [((2, 9, 8, 32), 64), ((1, 9, 9, 1), 1), ((2, 7, 8, 3), 16)],
 )
 def test_patches(shape, features, window, stride):
     """Channels and features that fill vectors, and that do not; four channels and fewer have a path of their own."""
@@ -118,8 +104,8 @@ def test_patches(shape, features, window, stride):
 
 
 @needs_compiler
-@pytest.mark.parametrize("channels", [3, 32])
-@pytest.mark.parametrize(("window", "padding"), [(3, ((2, 0), (0, 1))), (3, "VALID"), (5, ((0, 4), (3, 1)))])
+@sweep("channels", [3, 32], [])
+@sweep(("window", "padding"), [(5, ((0, 4), (3, 1)))], [(3, ((2, 0), (0, 1))), (3, "VALID")])
 def test_padding_of_patches(window, padding, channels):
     assert_agrees_with_lax((2, 9, 11, channels), window, 32, 2, padding)
 
@@ -155,8 +141,8 @@ def test_calls_are_those_of_compiled_code():
 
 
 @needs_compiler
-@pytest.mark.parametrize(("window", "stride"), [(1, 1), (1, 2), (2, 2), (2, 3)])
-@pytest.mark.parametrize(("shape", "features"), [((2, 9, 8, 32), 64), ((3, 7, 10, 3), 40), ((9, 16, 16, 20), 32)])
+@sweep(("window", "stride"), [(1, 2), (2, 3)], [(1, 1), (2, 2)])
+@sweep(("shape", "features"), [((3, 7, 10, 3), 40)], [((2, 9, 8, 32), 64), ((9, 16, 16, 20), 32)])
 def test_windows_that_do_not_overlap(shape, features, window, stride):
     images, kernel = normal(0, *shape), normal(1, window, window, shape[-1], features)
     ours = three(conv_general_dilated, stride, "VALID", images, kernel)
@@ -203,116 +189,45 @@ def test_strides_of_numpy_are_those_of_python():
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_products_give_the_same(monkeypatch):
     images, kernel = normal(0, 6, 16, 16, 32), normal(1, 3, 3, 32, 64)
     compiled = three(conv_general_dilated, 2, "SAME", images, kernel)
-    monkeypatch.setattr(native, "is_available", lambda *_: False)
+    monkeypatch.setattr(native, "is_available", lambda: False)
     assert custom_calls(bind(conv_general_dilated, 2), images, kernel) == 0
     by_products = values_and_gradients(bind(conv_general_dilated, 2), images, kernel)
     assert_close(compiled, by_products)
 
 
-@pytest.fixture
-def anew(monkeypatch, tmp_path):
-    """As in a new process of a user whose cache folder is empty."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("TMU_JAX_NATIVE", raising=False)
-    monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *args, **options: None)
-    native.is_available.cache_clear()
-    yield tmp_path
-    native.is_available.cache_clear()
+@needs_compiler
+def test_threads_that_call_at_once_do_not_meet():
+    """Each has its own working memory; two at once, and more of them than cores."""
+    images, kernel = normal(0, 8, 16, 16, 32), normal(1, 3, 3, 32, 64)
+    function = jax.jit(lambda *args: values_and_gradients(bind(conv_general_dilated), *args))
+    expected = function(images, kernel)
+    results = [None] * 6
+
+    def run(i):
+        for _ in range(5):
+            results[i] = jax.block_until_ready(function(images, kernel))
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(results))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        jax.tree.map(np.testing.assert_array_equal, result, expected)
 
 
 @needs_compiler
-@pytest.mark.skipif(sys.platform != "linux", reason="the cache folder is set for Linux")
-def test_compiled_once_and_kept(anew, monkeypatch, caplog):
-    group = native.ATTENTION  # The quicker one to compile.
-    assert native.is_available(group)
-    folder = anew / "tmu_jax" / "native"
-    made = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert sorted(name.split("-")[0] for name in made) == sorted(
-        pathlib.Path(name).stem for name in native._GROUPS[group]
-    )
-    native.is_available.cache_clear()
-    assert native.is_available(group)
-    assert made == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert not caplog.records
+def test_memory_that_is_kept_is_counted():
+    jax.block_until_ready(bind(conv_general_dilated)(normal(0, 2, 8, 8, 32), normal(1, 3, 3, 32, 32)))
+    assert native.scratch_bytes() >= 36 * 32 * 32 * 4  # The transformed kernel.
 
 
-@pytest.mark.parametrize("what", ["processor", "compiler", "source"])
-def test_another_processor_compiler_or_source_is_another_library(anew, monkeypatch, what):
-    monkeypatch.setattr(subprocess, "run", fake_compiler)
-    before = native._build("batch_norm.cc")
-    assert before == native._build("batch_norm.cc")
-    if what == "processor":
-        monkeypatch.setattr(native, "_processor", lambda: "another one")
-    elif what == "compiler":
-        monkeypatch.setattr(native, "_version", lambda compiler: "another one")
-    else:
-        monkeypatch.setattr(native, "_prefix", lambda: "another one")
-    assert native._build("batch_norm.cc") != before
-
-
-def fake_compiler(arguments, **_):
-    if "-o" in arguments:
-        pathlib.Path(arguments[-1]).write_text("")
-    return subprocess.CompletedProcess(arguments, 0, stdout="of this version", stderr="")
-
-
-@pytest.mark.parametrize(("compiler", "reason"), [("no-such-compiler", "no-such-compiler"), ("false", "false")])
-def test_where_it_cannot_be_compiled_a_warning_says_so(anew, monkeypatch, caplog, compiler, reason):
-    monkeypatch.setenv("CXX", compiler)
-    with caplog.at_level(logging.WARNING, "tmu_jax"):
-        assert not native.is_used()
-        assert native.describe() == "XLA"
-    (record,) = caplog.records
-    assert "C++ compiler" in record.getMessage()
-    assert reason in record.getMessage()
-
-
-@needs_compiler
-def test_the_compilers_own_words_are_passed_on(anew, monkeypatch, caplog, tmp_path):
-    (tmp_path / "broken.cc").write_text("#error out of order\n")
-    monkeypatch.setattr(native, "_FOLDER", tmp_path)
-    monkeypatch.setitem(native._GROUPS, native.CONVOLUTIONS, {"broken.cc": ()})
-    monkeypatch.setattr(native, "_prefix", lambda: "broken")
-    with caplog.at_level(logging.WARNING, "tmu_jax"):
-        assert not native.is_available(native.CONVOLUTIONS)
-    assert "out of order" in caplog.text
-    assert not list(anew.rglob("*.so"))
-
-
-def test_switched_off_by_the_environment(anew, monkeypatch, caplog):
-    monkeypatch.setenv("TMU_JAX_NATIVE", "0")
-    assert not native.is_available(native.CONVOLUTIONS)
-    assert not caplog.records
-
-
-@needs_compiler
-def test_kept_programs_run_in_a_new_process(tmp_path):
-    """JAX's compilation cache holds programs that call compiled code; a second process loads them."""
-    program = """
-import sys
-import jax, jax.numpy as jnp
-from jax._src import compilation_cache, monitoring
-from tmu_jax import cache as compilation
-from tmu_jax.cpu.convolution import conv_general_dilated
-compilation.use_compilation_cache(sys.argv[1])
-hits = []
-monitoring.register_event_listener(lambda name, **_: hits.append(name) if name.endswith("/cache_hits") else None)
-images, kernel = jnp.ones((2, 8, 8, 32)), jnp.ones((3, 3, 32, 32))
-hits.clear()
-layout = ("NHWC", "HWIO", "NHWC")
-convolve = jax.jit(lambda *args: conv_general_dilated(*args, (1, 1), "SAME", dimension_numbers=layout))
-result = convolve(images, kernel).block_until_ready()
-found = len(hits)
-print(float(result[0, 4, 4, 0]), found)
-"""
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True, text=True, env=os.environ
-        ).stdout.split()
-        for _ in range(2)
-    ]
-    assert [float(value) for value, _ in outputs] == pytest.approx([288.0, 288.0], rel=1e-5)
-    assert [int(hits) for _, hits in outputs] == [0, 1]
+def test_a_call_without_compiled_code_says_so(monkeypatch):
+    monkeypatch.setattr(native, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="not compiled"):
+        native.call("tmu_jax_forward", (1, 1, 1, 1), stride=1, top=0, left=0)
+    assert native.scratch_bytes() == 0

@@ -1,15 +1,17 @@
 // Vectors, threads and memory of the functions that XLA calls on a CPU.
 
-#ifndef TMU_JAX_MODELS_NATIVE_COMMON_H_
-#define TMU_JAX_MODELS_NATIVE_COMMON_H_
+#ifndef TMU_JAX_CPU_COMMON_H_
+#define TMU_JAX_CPU_COMMON_H_
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -91,44 +93,58 @@ inline int64_t RoundUp(int64_t value, int64_t divisor) { return CeilDiv(value, d
 // --- Threads and memory.
 
 // Calls task(0), ..., task(count - 1) on XLA's threads. The caller works too, and waits only for tasks that another
-// thread has begun, so that callers cannot wait for each other.
+// thread has begun, so that callers cannot wait for each other. What a task throws, the caller throws in the end:
+// thrown on a thread of XLA's it would end the process.
 template <typename Task>
 void ParallelFor(ffi::ThreadPool& pool, int64_t count, const Task& task) {
   struct Progress {
     std::atomic<int64_t> next{0}, done{0};
+    std::mutex mutex;
+    std::exception_ptr error;
   };
   auto progress = std::make_shared<Progress>();
   auto work = [progress, count, &task] {
     for (int64_t i = progress->next.fetch_add(1); i < count; i = progress->next.fetch_add(1)) {
-      task(i);
+      try {
+        task(i);
+      } catch (...) {
+        std::lock_guard<std::mutex> lock(progress->mutex);
+        progress->error = std::current_exception();
+      }
       progress->done.fetch_add(1, std::memory_order_release);
     }
   };
   const int64_t helpers = std::min(pool.num_threads(), count) - 1;
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::decay_t<decltype(work)>(work));
+  try {
+    for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::decay_t<decltype(work)>(work));
+  } catch (const std::bad_alloc&) {  // The threads that have begun, and the caller, do it.
+  }
   work();
   while (progress->done.load(std::memory_order_acquire) < count) std::this_thread::yield();
+  if (progress->error) std::rethrow_exception(progress->error);
 }
 
 // Memory that is kept for the next call, for as long as the process lives: the first touch of a fresh page costs more
-// than what is computed there.
+// than what is computed there. Throws std::bad_alloc.
 class Scratch {
  public:
   explicit Scratch(int64_t floats) {
-    const size_t bytes = RoundUp(floats * sizeof(float), 4096);
-    {
-      std::lock_guard<std::mutex> lock(mutex());
-      auto best = kept().end();
-      for (auto it = kept().begin(); it != kept().end(); ++it)
-        if (it->bytes >= bytes && (best == kept().end() || it->bytes < best->bytes)) best = it;
-      if (best != kept().end() && best->bytes <= 4 * bytes) {
-        block_ = *best;
-        kept().erase(best);
-        return;
-      }
+    constexpr int64_t kMost = int64_t{1} << 48;
+    if (floats < 0 || floats > kMost) throw std::bad_alloc();
+    const size_t bytes = RoundUp(std::max<int64_t>(floats, 1) * sizeof(float), 4096);
+    std::lock_guard<std::mutex> lock(mutex());
+    auto best = kept().end();
+    for (auto it = kept().begin(); it != kept().end(); ++it)
+      if (it->bytes >= bytes && (best == kept().end() || it->bytes < best->bytes)) best = it;
+    if (best != kept().end() && best->bytes <= 4 * bytes) {
+      block_ = *best;
+      kept().erase(best);
+      return;
     }
+    kept().reserve(num_blocks() + 1);  // So that giving the block back cannot fail.
     block_ = {static_cast<float*>(std::aligned_alloc(4096, bytes)), bytes};
-    if (block_.data == nullptr) std::abort();  // As XLA does.
+    if (block_.data == nullptr) throw std::bad_alloc();
+    ++num_blocks();
     all_bytes() += bytes;
   }
   ~Scratch() {
@@ -154,6 +170,10 @@ class Scratch {
     static auto* mutex = new std::mutex;
     return *mutex;
   }
+  static size_t& num_blocks() {
+    static size_t count = 0;
+    return count;
+  }
   static std::vector<Block>& kept() {
     static auto* blocks = new std::vector<Block>;
     return *blocks;
@@ -164,4 +184,4 @@ class Scratch {
 }  // namespace
 }  // namespace tmu_jax
 
-#endif  // TMU_JAX_MODELS_NATIVE_COMMON_H_
+#endif  // TMU_JAX_CPU_COMMON_H_

@@ -1,7 +1,7 @@
 // Convolutions of any square window and stride as products of patches: windows of pixels, written side by side.
 
-#ifndef TMU_JAX_MODELS_NATIVE_PATCHES_H_
-#define TMU_JAX_MODELS_NATIVE_PATCHES_H_
+#ifndef TMU_JAX_CPU_PATCHES_H_
+#define TMU_JAX_CPU_PATCHES_H_
 
 #include <algorithm>
 #include <cstdint>
@@ -166,6 +166,11 @@ void PatchesInputGradient(ffi::ThreadPool& pool, const Geometry& g, const float*
     }
 }
 
+// Whether images are of up to four channels, and their products (below) no more than 16 MiB a thread.
+bool TakesFewChannels(const Geometry& g) {
+  return g.channels <= 4 && RoundUp(g.window * g.window * g.channels, kPanel) * g.out_height * g.out_width <= 1 << 22;
+}
+
 // For images of up to four channels: products with all positions of the kernel, of which each pixel then adds up its
 // own. (A panel of channels would be empty but for those few.)
 void FewChannelsInputGradient(ffi::ThreadPool& pool, const Geometry& g, const float* cotangent, const float* kernel,
@@ -267,4 +272,4 @@ void PatchesWeightGradient(ffi::ThreadPool& pool, const Geometry& g, const float
 }  // namespace
 }  // namespace tmu_jax
 
-#endif  // TMU_JAX_MODELS_NATIVE_PATCHES_H_
+#endif  // TMU_JAX_CPU_PATCHES_H_

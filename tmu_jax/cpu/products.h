@@ -1,7 +1,7 @@
 // The geometry of a convolution, and the matrix product that all of them are made of.
 
-#ifndef TMU_JAX_MODELS_NATIVE_PRODUCTS_H_
-#define TMU_JAX_MODELS_NATIVE_PRODUCTS_H_
+#ifndef TMU_JAX_CPU_PRODUCTS_H_
+#define TMU_JAX_CPU_PRODUCTS_H_
 
 #include <algorithm>
 #include <cstdint>
@@ -89,4 +89,4 @@ void PackPanels(ffi::ThreadPool& pool, const float* matrix, int64_t rows, int64_
 }  // namespace
 }  // namespace tmu_jax
 
-#endif  // TMU_JAX_MODELS_NATIVE_PRODUCTS_H_
+#endif  // TMU_JAX_CPU_PRODUCTS_H_

@@ -15,12 +15,13 @@ References:
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+
+from tmu_jax.cpu.geometry import Geometry
 
 _FEW_CHANNELS = 8
 
@@ -29,66 +30,25 @@ _KERNEL_ROWS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]
 _KERNEL_TRANSFORM = np.kron(_KERNEL_ROWS, _KERNEL_ROWS)
 
 
-class Geometry(NamedTuple):
-    """All of a convolution but its arrays; hashable, so that one set of compiled functions serves equal layers.
-
-    `is_compiled` says that on a CPU it is left to `native`, not to these products.
-    """
-
-    size: tuple[int, int]
-    channels: int
-    features: int
-    kernel_size: int
-    stride: int
-    padding: tuple[tuple[int, int], tuple[int, int]]
-    precision: Any
-    chunk_floats: int
-    is_compiled: bool
-
-    @property
-    def out_size(self) -> tuple[int, int]:
-        """Height and width of the output."""
-        height, width = (
-            (size + low + high - self.kernel_size) // self.stride + 1
-            for size, (low, high) in zip(self.size, self.padding, strict=True)
-        )
-        return height, width
-
-    @property
-    def floats(self) -> int:
-        """Numbers an image is transformed into, 4 for each pixel and channel where input and output are alike."""
-        return 2 * math.prod(self.out_size) * (self.channels + self.features)
-
-    @property
-    def takes_patches(self) -> bool:
-        """Whether a 3x3 kernel is multiplied with patches."""
-        return self.stride == 2 or self.channels < _FEW_CHANNELS
-
-    @property
-    def chunk_of_patches(self) -> float:
-        """Images whose patches are worth multiplying together: a quarter of a chunk, for they are read only once."""
-        return self.chunk_floats / 4 / (9 * self.channels * math.prod(self.out_size))
-
-
 def forward(images: Array, kernel: Array, *, geometry: Geometry) -> Array:
-    if geometry.kernel_size <= geometry.stride:
-        return _multiply(_tiles(images, geometry), kernel.reshape(-1, geometry.features), geometry)
-    if geometry.takes_patches:
+    if geometry.is_apart:
+        return jnp.matmul(_tiles(images, geometry), kernel.reshape(-1, geometry.features))
+    if _takes_patches(geometry):
         flat = kernel.reshape(-1, geometry.features)
         # Patches that are smaller than the result need no chunks, whose results would be copied to their place.
         is_small = 9 * geometry.channels <= geometry.features
-        wanted = images.shape[0] if is_small else geometry.chunk_of_patches
-        return _map_chunks(lambda part: _multiply(_patches(part, geometry), flat, geometry), images, wanted)
+        wanted = images.shape[0] if is_small else _chunk_of_patches(geometry)
+        return _map_chunks(lambda part: jnp.matmul(_patches(part, geometry), flat), images, wanted)
     return _winograd(images, kernel, geometry)
 
 
 def input_gradient(cotangent: Array, kernel: Array, *, geometry: Geometry) -> Array:
     flat = kernel.reshape(-1, geometry.features).T
-    if geometry.kernel_size <= geometry.stride:
-        return _untiles(_multiply(cotangent, flat, geometry), geometry)
-    if geometry.takes_patches:
+    if geometry.is_apart:
+        return _untiles(jnp.matmul(cotangent, flat), geometry)
+    if _takes_patches(geometry):
         return _map_chunks(
-            lambda part: _unpatches(_multiply(part, flat, geometry), geometry), cotangent, geometry.chunk_of_patches
+            lambda part: _unpatches(jnp.matmul(part, flat), geometry), cotangent, _chunk_of_patches(geometry)
         )
     (top, bottom), (left, right) = geometry.padding
     backwards = geometry._replace(
@@ -101,15 +61,15 @@ def input_gradient(cotangent: Array, kernel: Array, *, geometry: Geometry) -> Ar
 
 
 def weight_gradient(images: Array, cotangent: Array, *, geometry: Geometry) -> Array:
-    shape = kernel_shape(geometry)
-    if geometry.kernel_size <= geometry.stride:
-        return _outer(_tiles(images, geometry), cotangent, geometry).reshape(shape)
-    if geometry.takes_patches:
+    shape = geometry.kernel_shape
+    if geometry.is_apart:
+        return _outer(_tiles(images, geometry), cotangent).reshape(shape)
+    if _takes_patches(geometry):
         return _sum_chunks(
-            lambda images, cotangent: _outer(_patches(images, geometry), cotangent, geometry),
+            lambda images, cotangent: _outer(_patches(images, geometry), cotangent),
             images,
             cotangent,
-            _num_chunks(images.shape[0], geometry.chunk_of_patches, more=True),
+            _num_chunks(images.shape[0], _chunk_of_patches(geometry), more=True),
         ).reshape(shape)
     # Two transformed arrays are read together, so chunks are half as large, unless the sum itself, which is read and
     # written with every chunk, is not small beside them.
@@ -123,17 +83,19 @@ def weight_gradient(images: Array, cotangent: Array, *, geometry: Geometry) -> A
     return jnp.matmul(_KERNEL_TRANSFORM.T, transformed.reshape(16, -1)).reshape(shape)
 
 
-def kernel_shape(geometry: Geometry) -> tuple[int, int, int, int]:
-    return geometry.kernel_size, geometry.kernel_size, geometry.channels, geometry.features
+def _takes_patches(geometry: Geometry) -> bool:
+    """Whether a 3x3 kernel is multiplied with patches."""
+    return geometry.stride == 2 or geometry.channels < _FEW_CHANNELS
 
 
-def _multiply(first: Array, second: Array, geometry: Geometry) -> Array:
-    return jnp.matmul(first, second, precision=geometry.precision)
+def _chunk_of_patches(geometry: Geometry) -> float:
+    """Images whose patches are worth multiplying together: a quarter of a chunk, for they are read only once."""
+    return geometry.chunk_floats / 4 / (9 * geometry.channels * math.prod(geometry.out_size))
 
 
-def _outer(first: Array, second: Array, geometry: Geometry) -> Array:
+def _outer(first: Array, second: Array) -> Array:
     """Sum over images and positions of the outer product of their channels."""
-    return _multiply(first.reshape(-1, first.shape[-1]).T, second.reshape(-1, second.shape[-1]), geometry)
+    return jnp.matmul(first.reshape(-1, first.shape[-1]).T, second.reshape(-1, second.shape[-1]))
 
 
 def _num_chunks(num_images: int, wanted: float, more: bool) -> tuple[int, int]:
@@ -306,7 +268,7 @@ def _winograd(images: Array, kernel: Array, geometry: Geometry) -> Array:
 
     def convolve(part: Array) -> Array:
         tiles = _transform_input(part, geometry)
-        return _transform_output([_multiply(tile, transformed[i], geometry) for i, tile in enumerate(tiles)], geometry)
+        return _transform_output([jnp.matmul(tile, transformed[i]) for i, tile in enumerate(tiles)], geometry)
 
     return _map_chunks(convolve, images, geometry.chunk_floats / geometry.floats)
 
@@ -314,4 +276,4 @@ def _winograd(images: Array, kernel: Array, geometry: Geometry) -> Array:
 def _winograd_weight_gradient(images: Array, cotangent: Array, geometry: Geometry) -> Array:
     """Gradient of the transformed kernel, [16, channels, features]."""
     tiles, others = _transform_input(images, geometry), _transform_cotangent(cotangent, geometry)
-    return jnp.stack([_outer(tile, other, geometry) for tile, other in zip(tiles, others, strict=True)])
+    return jnp.stack([_outer(tile, other) for tile, other in zip(tiles, others, strict=True)])
