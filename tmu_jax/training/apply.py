@@ -24,10 +24,9 @@ def apply(
       ((logits, embedding), the collections that changed): {} in evaluation mode or without batch norm.
     """
     with fast_convolutions():
-        if not train:
-            return module.apply(variables, images, train=False), {}
-        outputs, updates = module.apply(variables, images, train=True, mutable=["batch_stats"])
-        return outputs, dict(updates)
+        mutable = ["batch_stats"] if train else []
+        (logits, embedding), updates = module.apply(variables, images, train=train, mutable=mutable)
+        return (logits, embedding), dict(updates)
 
 
 @functools.partial(jax.jit, static_argnames=("module",))

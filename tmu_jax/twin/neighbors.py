@@ -139,9 +139,7 @@ def _nearest(
 ) -> tuple[jax.Array, jax.Array]:
     """Distances float32[n, k] and whether they are certain, bool[n], from blocks of so many queries."""
     chex.assert_rank([queries, bank], 2)
-    nearest = functools.partial(
-        _nearest_of_block, bank=bank, bank_groups=bank_groups, bank_squares=_squares(bank), k=k
-    )
+    nearest = functools.partial(_nearest_of_block, bank=bank, bank_groups=bank_groups, bank_squares=_squares(bank), k=k)
     blocks = _blocks(queries, block), _blocks(query_groups, block)
     distances, certain = jax.lax.map(lambda one: nearest(*one), blocks)
     return distances.reshape(-1, k)[: len(queries)], certain.reshape(-1)[: len(queries)]
