@@ -1,7 +1,7 @@
 """The first call of a case in a fresh process, as a newcomer meets it: `python -m benchmarks.first_call FOLDER`.
 
-The folder holds `case.json` and `inputs.npz`; `result.json` is written there. Compiled programs are kept in a folder that is
-empty for a cold start and filled by an earlier process for a warm one; of a whole run that holds for our C++ too (on
+The folder holds `case.json` and `inputs.npz`; `result.json` is written there. Compiled programs are kept in a folder
+that is empty for a cold start and filled by an earlier process for a warm one; of a whole run so is our C++ (on
 Linux), which the other cases find compiled.
 """
 

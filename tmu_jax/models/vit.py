@@ -49,7 +49,7 @@ def attend_others(query: jax.Array, key: jax.Array, value: jax.Array, scale: jax
     References:
       Lee et al., 2021 (arXiv 2112.13492), Section 3.2.
     """
-    query = (query.astype(jnp.float32) * scale[:, None]).astype(value.dtype)
+    query = (query.astype(jnp.float32) * scale[None, None, :, None]).astype(value.dtype)
     scores = jnp.einsum("nqhd,nkhd->nhqk", query, key, preferred_element_type=jnp.float32)
     scores = jnp.where(jnp.eye(query.shape[1], dtype=bool), jnp.finfo(scores.dtype).min, scores)
     return jnp.einsum("nhqk,nkhd->nqhd", nn.softmax(scores).astype(value.dtype), value)
