@@ -1,7 +1,7 @@
 """Speed of `tmu_jax` beside its rivals and beside the floor of the machine: `python -m benchmarks`.
 
-The rivals run in a Python of their own, so `rivals.py`, its siblings `rival_*.py` and what they import never import
-JAX or `tmu_jax`.
+The rivals run in a Python of their own: `rivals/` and what it imports (`cases`, `arrays`) import neither JAX nor
+`tmu_jax`.
 """
 
 import os

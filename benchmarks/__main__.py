@@ -1,26 +1,32 @@
-"""The command line, `python -m benchmarks`."""
+"""The command line, `python -m benchmarks`: case after case, and what was found is kept when it stops."""
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import os
 import pathlib
+import platform
 import shlex
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import jax
 import tyro
 from rich.console import Console
 
-from benchmarks import client, output, rivals
-from benchmarks.cases import SCALES, Case, Scale, cases, optional
-from benchmarks.client import RivalError, RivalProcess
-from benchmarks.run import SCALING, Plan, run
-from experiments.protocol.environment import device, versions
+from benchmarks import client, first_call, floor, inputs, kernels, measure, output
+from benchmarks.arrays import save_arrays
+from benchmarks.cases import THREADS, Case, cases
+from benchmarks.client import RivalError, RivalProcess, Rivals
+from benchmarks.measure import Row, Say
+from benchmarks.output import Report
 
 PYTHON_VARIABLE = "TMU_JAX_RIVALS_PYTHON"
-FEWEST_REPEATS = 5
+FAILURES = (RuntimeError, ValueError, TypeError, OSError, FloatingPointError)
+"""What makes one case fail and leaves the others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +38,19 @@ class Options:
     """
 
     only: tuple[str, ...] = ()
-    """Kernels to measure, by name or part of a name; `scaling` draws the cost against images, classes and seeds."""
+    """Kernels to measure, by name or part of a name."""
     rivals_python: str | None = None
     """Python interpreter of the rivals' environment. Default: the environment variable TMU_JAX_RIVALS_PYTHON."""
-    repeats: int = FEWEST_REPEATS
+    repeats: int = 5
     """Turns of our side and every rival."""
     output: pathlib.Path | None = None
     """JSON file to write; the table goes beside it as Markdown. Default: results/bench-cpu.json, or -gpu, or -tiny."""
-    scale: Literal["auto", "cpu", "gpu", "tiny"] = "auto"
-    """Sizes: by this machine; tiny takes minutes and only checks that the outputs agree."""
+    scale: Literal["full", "tiny"] = "full"
+    """Sizes: tiny takes a minute and only checks that the outputs agree."""
     first_calls: bool = True
-    """Measure compile times and memory in fresh processes."""
+    """Measure compile times in fresh processes."""
     list: bool = False
-    """Only list the kernels of this scale."""
+    """Only list the kernels."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,80 +60,105 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)  # a file has no edge
-    name = ("cpu" if jax.default_backend() == "cpu" else "gpu") if options.scale == "auto" else options.scale
-    scale = SCALES[name]
+    on_cpu = jax.default_backend() == "cpu"
+    every = cases(options.scale, "cpu" if on_cpu else "cuda")
     try:
-        chosen = choose(cases(scale), optional(scale), options.only)
+        chosen = choose(every, options.only)
         if options.repeats < 1:
             raise ValueError(f"--repeats {options.repeats} is too few; at least 1")
     except ValueError as error:
         console.print(f"[bold red]error:[/] {error}", highlight=False)
         return 2
     if options.list:
-        for case in cases(scale):
+        for case in every:
             console.print(f"{case.name}  ({case.unit}; beside {', '.join(case.rivals) or 'nothing'})", highlight=False)
-        console.print(f"{SCALING}  (only by name)", highlight=False)
         return 0
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
+
     with contextlib.ExitStack() as stack:
         process, sentence = start_rivals(options.rivals_python, stack)
-        console.print(sentence, highlight=False, markup=False)
-        return _run(options, scale, chosen, process, sentence, console, command(arguments))
-
-
-def _run(
-    options: Options,
-    scale: Scale,
-    chosen: tuple[Case, ...],
-    process: RivalProcess | None,
-    sentence: str,
-    console: Console,
-    typed: str,
-) -> int:
-    path = options.output or pathlib.Path("results") / f"bench-{scale.name}.json"
-    report = output.Report(
-        device=device(),
-        versions=versions(),
-        rival_versions=process.versions if process is not None else {},
-        command=typed,
-        threads=rivals.THREADS,
-        scale=scale.name,
-        notes=[sentence, *_notes(options, scale)],
-    )
-    plan = Plan(
-        cases=chosen,
-        scaling=any(name == SCALING for name in options.only),
-        repeats=options.repeats,
-        first_calls=options.first_calls,
-        rivals=process,
-        tiny=scale.name == "tiny",
-        plot=path.with_name("bench-scaling"),
-    )
-    finished = run(plan, report, lambda line: console.print(line, highlight=False, markup=False))
-    output.write(report, path)
+        say(sentence)
+        notes = [sentence, f"load average {os.getloadavg()[0]:.1f} on {THREADS} cores at the start"]
+        versions = process.versions if process is not None else {}
+        report = Report(device(), our_versions(), versions, command(arguments), THREADS, notes)
+        finished = run(chosen, options, process, report, say)
+    name = options.scale if options.scale == "tiny" else "cpu" if on_cpu else "gpu"
+    output.write(report, options.output or pathlib.Path("results") / f"bench-{name}.json")
     output.show(report, console)
-    if not finished:
-        console.print(f"Interrupted; not measured: {', '.join(report.missing)}.", highlight=False, markup=False)
-        return 130
-    return 1 if any(row.error for row in report.rows) else 0
+    return 130 if not finished else 1 if any(row.error for row in report.rows) else 0
 
 
-def choose(every: Sequence[Case], by_name_only: frozenset[str], only: Sequence[str]) -> tuple[Case, ...]:
-    """The cases that are asked for: all but the optional ones, or those whose name is, or contains, a given one.
+def run(chosen: Sequence[Case], options: Options, rivals: Rivals | None, report: Report, say: Say) -> bool:
+    """Fills the report; returns False when it was interrupted (Ctrl-C), with `report.missing` set."""
+    is_tiny, start = options.scale == "tiny", time.perf_counter()
+    report.missing = [case.name for case in chosen]
+    try:
+        report.peak_flops = floor.peak_flops(256 if is_tiny else 3072)
+        for number, case in enumerate(chosen, start=1):
+            say(f"[{number}/{len(chosen)}] {case.name} (after {(time.perf_counter() - start) / 60:.1f} min)")
+            report.rows += measure_case(case, options, rivals, report.peak_flops, say)
+            report.missing.remove(case.name)
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+def measure_case(case: Case, options: Options, rivals: Rivals | None, peak: float, say: Say) -> list[Row]:
+    """The rows of a case; a failure on our side becomes a row with an error."""
+    try:
+        with tempfile.TemporaryDirectory() as name, _no_programs_kept():
+            folder = pathlib.Path(name)
+            arrays = inputs.make_inputs(case)
+            save_arrays(folder / "inputs.npz", arrays)
+            calls = []
+            if options.first_calls or case.kind == "table":
+                calls = [first_call.measure(case, arrays, folder) for _ in range(2)]
+                say(f"  compiled in {calls[0].compile_seconds:.1f} s, and in {calls[1].compile_seconds:.1f} s again")
+            if case.kind == "table":
+                rows = [Row(case.name, case.unit)]
+                measure.fill(rows[0], [calls[1].process_seconds], [])
+            else:
+                target = 0.0 if options.scale == "tiny" else measure.TARGET_SECONDS
+                ours = kernels.build(case, arrays)
+                rows = measure.measure(case, ours, rivals, folder / "inputs.npz", options.repeats, say, target)
+            work = floor.work(case, arrays)
+    except FAILURES as error:
+        say(f"  failed: {type(error).__name__}: {error}")
+        return [Row(case.name, case.unit, error=f"{type(error).__name__}: {error}")]
+    for row in rows:
+        measure.set_floor(row, None if work is None else work / peak)
+        if calls:
+            row.compile_seconds_cold, row.compile_seconds_warm = (call.compile_seconds for call in calls)
+        beside = "" if row.ratio is None else f", {row.rival} {row.rival_seconds:.3g} s: ratio {row.ratio:.2f}"
+        say(f"  ours {row.ours_seconds:.3g} s{beside}")
+    return rows
+
+
+@contextlib.contextmanager
+def _no_programs_kept() -> Iterator[None]:
+    try:
+        yield
+    finally:
+        jax.clear_caches()
+
+
+def choose(every: Sequence[Case], only: Sequence[str]) -> tuple[Case, ...]:
+    """The cases that are asked for: all, or those whose name is, or contains, a given one.
 
     Raises:
       ValueError: when a given name fits none.
     """
-    if not only:
-        return tuple(case for case in every if case.name not in by_name_only)
-    wanted = [name for name in only if name != SCALING]
-    unknown = [name for name in wanted if not any(name in case.name for case in every)]
+    names = {case.name for case in every}
+    unknown = [name for name in only if not any(name in one for one in names)]
     if unknown:
-        known = ", ".join([*(case.name for case in every), SCALING])
-        raise ValueError(f"--only {' '.join(unknown)} fits no kernel; choose among {known}")
-    exact = {case.name for case in every}
-    return tuple(
-        case for case in every if any(case.name == name or (name not in exact and name in case.name) for name in wanted)
-    )
+        raise ValueError(f"--only {' '.join(unknown)} fits no kernel; choose among {', '.join(sorted(names))}")
+
+    def is_wanted(case: Case) -> bool:
+        return any(case.name == name or (name not in names and name in case.name) for name in only)
+
+    return tuple(case for case in every if not only or is_wanted(case))
 
 
 def start_rivals(python: str | None, stack: contextlib.ExitStack) -> tuple[RivalProcess | None, str]:
@@ -140,35 +171,27 @@ def start_rivals(python: str | None, stack: contextlib.ExitStack) -> tuple[Rival
         return None, f"No rivals: {advice}"
     try:
         process, policy = client.start_rivals(python)
-        stack.enter_context(process)
     except RivalError as error:
         return None, f"No rivals ({output.without_paths(str(error))}): {advice}"
-    missing = [name for name, version in process.versions.items() if version == "not installed"]
-    left_out = f"; without {', '.join(missing)}" if missing else ""
-    return (
-        process,
-        f"Rivals: PyTorch {process.versions['torch']} and others in a process of their own{left_out}; {policy}",
-    )
+    stack.enter_context(process)
+    return process, f"Rivals: PyTorch {process.versions['torch']} and others in a process of their own; {policy}"
 
 
 def command(arguments: Sequence[str]) -> str:
     """What was typed, with absolute paths left out."""
-    shown = ["PATH" if os.path.isabs(word) else word for word in arguments]
-    return shlex.join(["python", "-m", "benchmarks", *shown])
+    return shlex.join(["python", "-m", "benchmarks", *("PATH" if os.path.isabs(word) else word for word in arguments)])
 
 
-def _notes(options: Options, scale: Scale) -> list[str]:
-    notes = []
-    if options.repeats < FEWEST_REPEATS:
-        notes.append(f"only {options.repeats} repeats, where {FEWEST_REPEATS} are usual")
-    load = os.getloadavg()[0]
-    if load > rivals.THREADS / 2:
-        notes.append(
-            f"load average {load:.1f} on {rivals.THREADS} cores at the start: other work may have disturbed the times"
-        )
-    if scale.name == "tiny":
-        notes.append("sizes of a test: the comparisons count, the times mean nothing")
-    return notes
+def device() -> str:
+    """The device, in words."""
+    kind = jax.devices()[0].device_kind
+    return f"{kind} ({platform.machine()}, {THREADS} cores)"
+
+
+def our_versions() -> dict[str, str]:
+    """Versions of Python and of what our side's speed depends on."""
+    packages = ("tmu-jax", "jax", "jaxlib", "flax", "optax", "numpy")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ import tempfile
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-import numpy as np
-
+from benchmarks.arrays import Arrays, load_arrays
 from benchmarks.cases import Case
-from benchmarks.files import load_arrays, root
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+"""The folder that holds the package `benchmarks`."""
 
 
 class RivalError(RuntimeError):
@@ -25,8 +26,8 @@ class Rivals(Protocol):
     def prepare(self, case: Case, rival: str, inputs: pathlib.Path) -> None:
         """Builds a rival's side of a case. Raises `RivalError` where that fails, as the others do."""
 
-    def check(self, rival: str) -> tuple[dict[str, np.ndarray], float]:
-        """The rival's outputs and the seconds of this first call."""
+    def check(self, rival: str) -> Arrays:
+        """The rival's outputs; its first call, so it compiles."""
 
     def run(self, rival: str, count: int) -> float:
         """Seconds of `count` units of work."""
@@ -40,7 +41,6 @@ class RivalProcess:
 
     Attributes:
       versions: of its Python and packages.
-      threads: that its computation uses.
     """
 
     def __init__(self, python: str, wait_policy: str | None = None) -> None:
@@ -55,7 +55,7 @@ class RivalProcess:
         """
         self._folder = tempfile.TemporaryDirectory()
         self._log = pathlib.Path(self._folder.name) / "log"
-        environment = {**os.environ, "PYTHONPATH": str(root())}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         if wait_policy is not None:
             environment["OMP_WAIT_POLICY"] = wait_policy
         try:
@@ -68,12 +68,10 @@ class RivalProcess:
             self._folder.cleanup()
             raise RivalError(f"the rivals' Python does not start: {error}") from error
         try:
-            hello = self._ask(op="hello")
+            self.versions: dict[str, str] = self._ask(op="hello")["versions"]
         except RivalError:
             self.close()
             raise
-        self.versions: dict[str, str] = hello["versions"]
-        self.threads: int = hello["threads"]
 
     def __enter__(self) -> Self:
         return self
@@ -96,10 +94,10 @@ class RivalProcess:
     def prepare(self, case: Case, rival: str, inputs: pathlib.Path) -> None:
         self._ask(op="prepare", kind=case.kind, rival=rival, settings=case.settings, inputs=str(inputs))
 
-    def check(self, rival: str) -> tuple[dict[str, np.ndarray], float]:
+    def check(self, rival: str) -> Arrays:
         outputs = pathlib.Path(self._folder.name) / "outputs.npz"
-        seconds = self._ask(op="check", rival=rival, outputs=str(outputs))["seconds"]
-        return load_arrays(outputs), seconds
+        self._ask(op="check", rival=rival, outputs=str(outputs))
+        return load_arrays(outputs)
 
     def run(self, rival: str, count: int) -> float:
         return self._ask(op="run", rival=rival, count=count)["seconds"]

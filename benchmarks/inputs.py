@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import tmu_jax
+from benchmarks.arrays import Arrays, flatten
 from benchmarks.cases import Case
-from benchmarks.weights import flatten
 from tmu_jax import models
 from tmu_jax.data import synthetic
 from tmu_jax.data.types import Split
@@ -16,7 +16,6 @@ from tmu_jax.training import STEPS_PER_CALL, Recipe, init_variables, normalize, 
 from tmu_jax.twin import predictor
 
 NUM_CLASSES = 10
-Arrays = dict[str, np.ndarray]
 
 REQUEST_RECIPE = Recipe(epochs=10, batch_size=64, learning_rate=0.05, schedule="cosine")
 """Training of the whole request's original model; its curriculum model uses the same batch and learning rate."""
@@ -58,7 +57,7 @@ def _classifier(settings: dict[str, Any], images: np.ndarray, labels: np.ndarray
 def _train(settings: dict[str, Any]) -> Arrays:
     rng = np.random.default_rng(0)
     images, labels = _images(settings["pool"])
-    steps = max(STEPS_PER_CALL, settings["steps_per_unit"])
+    steps = STEPS_PER_CALL
     orders = [rng.permutation(len(images)) for _ in range(-(-steps * settings["batch"] // len(images)))]
     rows = np.concatenate(orders)[: steps * settings["batch"]].reshape(steps, -1).astype(np.int32)
     targets = rng.dirichlet(np.ones(NUM_CLASSES), len(images)) if settings["soft"] else one_hot(labels, NUM_CLASSES)

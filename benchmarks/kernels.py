@@ -1,57 +1,71 @@
 """Our side of every case: the library's own functions, called as the library calls them."""
 
-import abc
-import contextlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
-from unittest import mock
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import experiments.cifar10
 import tmu_jax
+from benchmarks.arrays import Arrays, unflatten
 from benchmarks.cases import Case
-from benchmarks.inputs import NUM_CLASSES, REQUEST_RECIPE, Arrays
-from benchmarks.weights import unflatten
+from benchmarks.inputs import NUM_CLASSES, REQUEST_RECIPE
 from tmu_jax import models, training
 from tmu_jax.data.types import ForgetProblem, Pool, Split
 from tmu_jax.training import STEPS_PER_CALL, Normalization, Recipe, TrainedModel, TrainState
 from tmu_jax.training.loop import pad_steps
-from tmu_jax.twin import TwinSettings, features, predictor
+from tmu_jax.twin import features, predictor
 from tmu_jax.twin.neighbors import nearest_distances
-from tmu_jax.unlearning.twin import RECIPE as UNLEARNING_RECIPE
 
 CHECKED_STEPS = 3
 
 
-class Kernel(abc.ABC):
+class Kernel(Protocol):
     """One case on our side."""
 
-    @abc.abstractmethod
     def check(self) -> Arrays:
         """The outputs that a rival's are compared with; the first call, so it compiles."""
 
-    @abc.abstractmethod
     def run(self, count: int) -> float:
         """Seconds of `count` units of work, synchronised with the device."""
 
 
-class Train(Kernel):
+def classifier(arch: str) -> Any:
+    """The module of an architecture, in float32."""
+    return models.create(arch, NUM_CLASSES, dtype=jnp.float32)
+
+
+def variables_of(arrays: Arrays) -> dict[str, Any]:
+    tree = {name: unflatten(arrays, name) for name in ("params", "batch_stats")}
+    return {name: jax.tree.map(jnp.array, branch) for name, branch in tree.items() if branch}
+
+
+def _model(arch: str, arrays: Arrays) -> TrainedModel:
+    return TrainedModel(classifier(arch), variables_of(arrays), _normalization(arrays), REQUEST_RECIPE)
+
+
+def _normalization(arrays: Arrays) -> Normalization:
+    return Normalization(arrays["mean"], arrays["std"])
+
+
+def _seconds(call: Callable[[], Any], count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    return time.perf_counter() - start
+
+
+class Train:
     """Steps of `training.train_steps`, in calls of at most as many as `training.fit` makes."""
 
     def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
-        self._module = models.create(settings["arch"], NUM_CLASSES, dtype=settings["dtype"])
         variables = variables_of(arrays)
-        params, optimizer = variables["params"], settings["optimizer"]
-        self._state = TrainState(
-            params=jax.tree.map(jnp.array, params),
-            batch_stats=jax.tree.map(jnp.array, variables.get("batch_stats", {})),
-            opt_state=training.make_optimizer(optimizer, settings["weight_decay"]).init(params),
-            step=jnp.zeros((), jnp.int32),
-        )
+        optimizer = training.make_optimizer(settings["optimizer"], settings["weight_decay"])
+        opt_state = optimizer.init(variables["params"])
+        step = jnp.zeros((), jnp.int32)
+        self._state = TrainState(variables["params"], variables.get("batch_stats", {}), opt_state, step)
         self._fixed: list[Any] = [jnp.asarray(arrays[name]) for name in ("images", "targets")]
         self._fixed += [jnp.ones(len(arrays["images"]), jnp.float32), _normalization(arrays)]
         self._rows, self._settings, self._cursor = arrays["rows"], settings, 0
@@ -71,7 +85,7 @@ class Train(Kernel):
                 np.int32(min(STEPS_PER_CALL, count - first)),
                 np.float32(self._settings["weight_decay"]),
                 jax.random.key(0),
-                module=self._module,
+                module=classifier(self._settings["arch"]),
                 optimizer=self._settings["optimizer"],
                 augment=False,
             )
@@ -83,17 +97,16 @@ class Train(Kernel):
         return {"losses": self._steps(CHECKED_STEPS)[1][0][:CHECKED_STEPS]}
 
     def run(self, count: int) -> float:
-        return self._steps(count * self._settings["steps_per_unit"])[0]
+        return self._steps(count)[0]
 
 
-class Evaluation(Kernel):
+class Evaluation:
     """`training.predict`: logits and embeddings on the host."""
 
     def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
         pool = Pool(arrays["images"], arrays["labels"], NUM_CLASSES)
         self._split = Split(pool, np.arange(len(pool), dtype=np.int32))
-        module = models.create(settings["arch"], NUM_CLASSES, dtype=settings["dtype"])
-        self._model = TrainedModel(module, _on_device(arrays), _normalization(arrays), Recipe())
+        self._model = _model(settings["arch"], arrays)
         training.device_images(pool)
 
     def check(self) -> Arrays:
@@ -104,18 +117,17 @@ class Evaluation(Kernel):
         return _seconds(lambda: training.predict(self._model, self._split), count)
 
 
-class Attack(Kernel):
+class Attack:
     """`features.attack_rows`, called as for one radius: five steps, the clean and the adversarial logits."""
 
     def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
-        module = models.create(settings["arch"], NUM_CLASSES, dtype="float32")
         blocks = training.evaluation_blocks(features.ATTACKED_ON_CPU, features.ATTACKED_ELSEWHERE)
         ((rows, self._count),) = blocks.split(np.arange(len(arrays["images"]), dtype=np.int32))
         self._arguments = (
-            _on_device(arrays), _normalization(arrays), jnp.asarray(arrays["images"]), rows, arrays["labels"][rows],
+            variables_of(arrays), _normalization(arrays), jnp.asarray(arrays["images"]), rows, arrays["labels"][rows],
             blocks.num_blocks(self._count), *features.padded_radii((settings["eps"],)),
         )  # fmt: skip
-        self._statics = {"module": module, "num_steps": settings["num_steps"]}
+        self._statics = {"module": classifier(settings["arch"]), "num_steps": settings["num_steps"]}
 
     def _attack(self) -> list[np.ndarray]:
         clean, attacked = features.attack_rows(*self._arguments, **self._statics)
@@ -128,7 +140,7 @@ class Attack(Kernel):
         return _seconds(self._attack, count)
 
 
-class Distances(Kernel):
+class Distances:
     """`neighbors.nearest_distances`, from host arrays to a host array."""
 
     def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
@@ -141,7 +153,7 @@ class Distances(Kernel):
         return _seconds(self._search, count)
 
 
-class Predictor(Kernel):
+class Predictor:
     """`predictor.fit`: the whole training."""
 
     def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
@@ -163,7 +175,7 @@ class Predictor(Kernel):
         return _seconds(self._fit, count)
 
 
-class Request(Kernel):
+class Request:
     """A whole request by `twin`: twin model, curriculum model, features, predictor and unlearning."""
 
     def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
@@ -173,9 +185,9 @@ class Request(Kernel):
             pool, **splits, target_classes=tuple(range(NUM_CLASSES)), heldout_source="test", ratio="dataset", seed=0,
             whole_classes=(), notes=(),
         )  # fmt: skip
-        module = models.create(settings["arch"], NUM_CLASSES, dtype=settings["dtype"])
-        self._original = TrainedModel(module, _on_device(arrays), _normalization(arrays), REQUEST_RECIPE)
-        self._twin_settings = TwinSettings(
+        self._original = _model(settings["arch"], arrays)
+        self._recipe = Recipe(epochs=settings["unlearning_epochs"], batch_size=64, schedule="cosine")
+        self._twin_settings = tmu_jax.TwinSettings(
             twin_recipe=Recipe(epochs=settings["twin_epochs"], schedule="cosine"),
             max_twin_epochs=settings["twin_epochs"],
             curriculum_epochs=settings["curriculum_epochs"],
@@ -184,18 +196,20 @@ class Request(Kernel):
         self._settings = settings
 
     def _unlearn(self) -> tmu_jax.UnlearnedModel:
-        if UNLEARNING_RECIPE.epochs != self._settings["unlearning_epochs"]:
-            raise ValueError(f"unlearning takes {UNLEARNING_RECIPE.epochs} epochs; the rival would take another number")
         unlearned = tmu_jax.unlearn(
-            "twin", self._problem, self._original, key=jax.random.key(1), settings=self._twin_settings
+            "twin",
+            self._problem,
+            self._original,
+            key=jax.random.key(1),
+            settings=self._twin_settings,
+            recipe=self._recipe,
         )
         jax.block_until_ready(unlearned.variables)
         return unlearned
 
     def check(self) -> Arrays:
         problem, original = self._problem, self._original
-        with _counted_steps() as steps:
-            unlearned = self._unlearn()
+        unlearned = self._unlearn()
         accuracy = {
             name: 100 * np.mean(training.predict(unlearned, split)[0].argmax(-1) == split.labels)
             for name, split in (("test_accuracy", problem.test), ("forget_accuracy", problem.forget))
@@ -205,7 +219,6 @@ class Request(Kernel):
             "heldout_easy": unlearned.prediction.heldout_easy.astype(np.float32),
             "nearest_distance": features.nearest_distance(original, problem.forget, problem.retain),
             "adversarial": features.adversarial(original, problem.forget, eps=self._settings["eps"])[0],
-            "steps": np.float32(sum(steps)),
             **accuracy,
         }
 
@@ -213,20 +226,21 @@ class Request(Kernel):
         return _seconds(self._unlearn, count)
 
 
-class Table(Kernel):
-    """The whole of Table 1, in a process of its own: see `first_call`, which is where it runs."""
+class Table:
+    """The quick main job on the embedded data: a newcomer's first run, in a process of its own (`first_call`)."""
 
     def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
-        self._settings = settings
+        pass
 
     def check(self) -> Arrays:
         return {}
 
     def run(self, count: int) -> float:
         """One run into the current folder, which the caller makes and removes."""
-        options = ["--preset", self._settings["preset"], "--dataset", self._settings["dataset"], "--output", "table"]
+        import experiments.cifar10
+
         start = time.perf_counter()
-        status = experiments.cifar10.main(options)
+        status = experiments.cifar10.main(["--preset", "quick", "--dataset", "synthetic", "--output", "table"])
         if status:
             raise RuntimeError(f"experiments.cifar10 ended with status {status}")
         return time.perf_counter() - start
@@ -246,37 +260,3 @@ BUILDERS: dict[str, Callable[[dict[str, Any], Arrays], Kernel]] = {
 def build(case: Case, arrays: Arrays) -> Kernel:
     """Our side of a case on these inputs."""
     return BUILDERS[case.kind](case.settings, arrays)
-
-
-def _seconds(call: Callable[[], Any], count: int) -> float:
-    start = time.perf_counter()
-    for _ in range(count):
-        call()
-    return time.perf_counter() - start
-
-
-def variables_of(arrays: Arrays) -> dict[str, Any]:
-    tree = {name: unflatten(arrays, name) for name in ("params", "batch_stats")}
-    return {name: branch for name, branch in tree.items() if branch}
-
-
-def _on_device(arrays: Arrays) -> dict[str, Any]:
-    return jax.tree.map(jnp.asarray, variables_of(arrays))
-
-
-def _normalization(arrays: Arrays) -> Normalization:
-    return Normalization(arrays["mean"], arrays["std"])
-
-
-@contextlib.contextmanager
-def _counted_steps() -> Iterator[list[int]]:
-    """Lists the steps of every call of the training loop."""
-    steps: list[int] = []
-    original = training.train_steps
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        steps.append(int(args[7]))
-        return original(*args, **kwargs)
-
-    with mock.patch.object(training, "train_steps", counted):
-        yield steps

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from benchmarks.arrays import Arrays
 from benchmarks.cases import Case
 from benchmarks.client import RivalError, Rivals
 
@@ -16,9 +17,6 @@ TARGET_SECONDS = 1.0
 """How long our side works in one repeat, about, so that starting and stopping the clock does not matter."""
 
 MOST_UNITS = 1000
-
-TURNS_FOR_CALLS = 3
-"""In how many turns it is measured what a call costs."""
 
 Say = Callable[[str], None]
 
@@ -28,13 +26,11 @@ class MismatchError(ValueError):
 
 
 class Ours(Protocol):
-    """Our side of a case."""
+    """Our side of a case, see `kernels.Kernel`."""
 
-    def check(self) -> dict[str, np.ndarray]:
-        """The outputs to compare; the first call."""
+    def check(self) -> Arrays: ...
 
-    def run(self, count: int) -> float:
-        """Seconds of `count` units of work."""
+    def run(self, count: int) -> float: ...
 
 
 @dataclasses.dataclass
@@ -55,18 +51,9 @@ class Row:
     floor_multiple: float | None = None
     compile_seconds_cold: float | None = None
     compile_seconds_warm: float | None = None
-    first_call_seconds_cold: float | None = None
-    first_call_seconds_warm: float | None = None
-    rival_first_call_seconds: float | None = None
-    peak_bytes: int | None = None
-    flops: float | None = None
-    flops_source: str | None = None
-    bytes: float | None = None
     repeats: int = 0
     units_per_repeat: int = 0
-    rival_units_per_repeat: int | None = None
     differences: dict[str, float] = dataclasses.field(default_factory=dict)
-    tolerances: dict[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     error: str | None = None
 
 
@@ -140,17 +127,16 @@ def measure(
       ours: our side.
       rivals: the rivals, or None where there are none.
       inputs: the case's .npz file, for the rivals.
-      repeats: turns; the case's own number where it has one.
+      repeats: turns.
       say: told what is going on.
       target_seconds: see `TARGET_SECONDS`.
 
     Returns:
       A row for each rival, with an error and no times where its outputs differ or it fails; without rivals, one row.
     """
-    repeats = case.repeats or repeats
     outputs = ours.check()
     names = case.rivals if rivals is not None else ()
-    rows = {name: _row(case, name) for name in names}
+    rows = {name: Row(case.name, case.unit, rival=name) for name in names}
     running: dict[str, Callable[[], float]] = {}
 
     def failed(name: str, error: Exception) -> None:
@@ -163,22 +149,20 @@ def measure(
             assert rivals is not None
             try:
                 rivals.prepare(case, name, inputs)
-                theirs, row.rival_first_call_seconds = rivals.check(name)
-                row.differences = compare(outputs, theirs, case.tolerances)
+                row.differences = compare(outputs, rivals.check(name), case.tolerances)
                 worst = ", ".join(f"{key} {value:.1e}" for key, value in row.differences.items())
                 say(f"  {name}: outputs agree ({worst})")
                 run = functools.partial(rivals.run, name)
                 # A slower rival takes fewer units in a repeat.
                 units = _units(run, count, target_seconds) if count > case.least else count
-                row.rival_units_per_repeat = max(case.least, units)
-                running[name] = _Turns(run, row.rival_units_per_repeat, case.call_units)
+                running[name] = functools.partial(_unit_seconds, run, max(case.least, units))
             except (RivalError, MismatchError) as error:
                 failed(name, error)
-        mine, theirs_by_name = alternate(_Turns(ours.run, count, case.call_units), running, repeats, failed)
+        mine, theirs_by_name = alternate(functools.partial(_unit_seconds, ours.run, count), running, repeats, failed)
     finally:
         if rivals is not None and names:
             rivals.drop()
-    found = list(rows.values()) or [_row(case, None)]
+    found = list(rows.values()) or [Row(case.name, case.unit)]
     for row in found:
         row.units_per_repeat = count
         fill(row, mine, theirs_by_name.get(row.rival or "", []))
@@ -190,33 +174,8 @@ def _units(run: Callable[[int], float], most: int, target_seconds: float) -> int
     return max(1, min(most, round(target_seconds / max(run(1), 1e-9))))
 
 
-class _Turns:
-    """Repeats of one side; calling it is a repeat and returns its seconds of a unit.
-
-    Args:
-      run: seconds of so many units of work in one call.
-      count: units in a repeat.
-      call_units: units of a call that counts, see `Case.call_units`.
-    """
-
-    def __init__(self, run: Callable[[int], float], count: int, call_units: int) -> None:
-        if 1 == count < call_units:
-            raise ValueError(f"least=1 with call_units={call_units}: at least 2 units tell what a call costs")
-        self.run, self.count, self.call_units = run, count, call_units
-        self.beyond: list[float] = []  # what a call costs beyond its units
-
-    def __call__(self) -> float:
-        if self.call_units > 1:
-            # While the others had their turns a virtual machine may have given freed memory back to its host.
-            self.run(1)
-        seconds = self.run(self.count)
-        if self.count >= self.call_units:
-            return seconds / self.count
-        if len(self.beyond) < TURNS_FOR_CALLS:
-            self.beyond.append((self.count * self.run(1) - seconds) / (self.count - 1))
-        # The median, so that one call that was disturbed does not shift all turns.
-        call = statistics.median(self.beyond)
-        return (seconds - call) / self.count + call / self.call_units
+def _unit_seconds(run: Callable[[int], float], count: int) -> float:
+    return run(count) / count
 
 
 def fill(row: Row, ours: list[float], theirs: list[float]) -> None:
@@ -233,7 +192,3 @@ def set_floor(row: Row, floor: float | None) -> None:
     row.floor_seconds = floor
     if floor and row.ours_seconds is not None:
         row.floor_multiple = row.ours_seconds / floor
-
-
-def _row(case: Case, rival: str | None) -> Row:
-    return Row(kernel=case.name, unit=case.unit, rival=rival, tolerances=case.tolerances if rival else {})

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 import re
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,20 +12,14 @@ from benchmarks.measure import Row
 
 COLUMNS = (
     "kernel", "ours", "min-max", "rival", "rival s", "min-max", "ratio", "floor", "× floor", "compile cold", "warm",
-    "peak MB",
 )  # fmt: skip
 
-WIDE = 160
-"""Columns of a terminal that shows all of the table."""
-
 LEGEND = (
-    "Seconds are medians of one unit of work (an epoch, a step, an attack, ...), synchronised with the device, "
-    "without compilation; a training step's are those in calls of 16 or more. ratio: the rival's over ours, above 1 we "
-    "are faster. floor: the larger of FLOPs over the measured matrix-product peak and unavoidable bytes over the "
-    "measured copy bandwidth. compile: tracing and compiling in a fresh process, with an empty cache (cold) and with a "
-    "filled one (warm); our C++ for a CPU, which a machine compiles once, counts in Table 1's cold start alone. peak: "
-    "arguments, outputs and temporaries of the largest compiled program; of Table 1, the most that its device, or on a "
-    "CPU its process, held."
+    "Seconds are medians of one unit of work (a step, an attack, ...), synchronised with the device, without "
+    "compilation; both sides in turns, never at the same time. ratio: the rival's over ours, above 1 we are faster. "
+    "floor: FLOPs of the plain algorithm over the measured peak of matrix products. compile: tracing and compiling in "
+    "a fresh process, with empty caches (cold) and with filled ones (warm); our C++, which a machine compiles once, "
+    "counts in Table 1's cold start alone."
 )
 
 
@@ -40,11 +33,9 @@ class Report:
       rival_versions: of the rivals'; empty without rivals.
       command: what was typed, paths left out.
       threads: of both sides.
-      scale: "cpu", "gpu" or "tiny".
       notes: what a reader should know.
       rows: the table.
-      peaks: measured FLOP/s by precision and bytes/s of a copy.
-      scaling: cost against images, classes and seeds, see `scaling`.
+      peak_flops: measured FLOP/s of a matrix product.
       missing: cases that were to be measured and were not.
     """
 
@@ -53,11 +44,9 @@ class Report:
     rival_versions: dict[str, str]
     command: str
     threads: int
-    scale: str
     notes: list[str] = dataclasses.field(default_factory=list)
     rows: list[Row] = dataclasses.field(default_factory=list)
-    peaks: dict[str, Any] = dataclasses.field(default_factory=dict)
-    scaling: dict[str, Any] = dataclasses.field(default_factory=dict)
+    peak_flops: float | None = None
     missing: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -87,9 +76,6 @@ def markdown(report: Report) -> str:
         if row.error:
             beside = f" beside {row.rival}" if row.rival else ""
             lines += ["", f"{row.kernel}{beside}: not timed. {row.error}"]
-    if report.scaling:
-        lines += ["", "![cost against images, classes and seeds](bench-scaling.svg)", ""]
-        lines += [f"- {axis}: {found['sentence']}" for axis, found in report.scaling.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -98,12 +84,8 @@ def facts(report: Report) -> list[str]:
     found = ["ours: " + ", ".join(f"{name} {version}" for name, version in report.versions.items())]
     if report.rival_versions:
         found.append("rivals: " + ", ".join(f"{name} {version}" for name, version in report.rival_versions.items()))
-    found.append(f"{report.threads} threads on both sides, in turns, never at the same time")
-    if report.peaks:
-        products = ", ".join(
-            f"{value / 1e9:,.0f} GFLOP/s ({name})" for name, value in report.peaks["flops_per_second"].items()
-        )
-        found.append(f"measured peaks: {products}; copy {report.peaks['bytes_per_second'] / 1e9:,.1f} GB/s")
+    peak = "" if report.peak_flops is None else f"; measured peak {report.peak_flops / 1e9:,.0f} GFLOP/s"
+    found.append(f"{report.threads} threads on both sides{peak}")
     found += report.notes
     if report.missing:
         found.append("missing, since the run was interrupted: " + ", ".join(report.missing))
@@ -124,18 +106,14 @@ def cells(row: Row) -> tuple[str, ...]:
         _number(row.floor_multiple, 1),
         _number(row.compile_seconds_cold, 1),
         _number(row.compile_seconds_warm, 1),
-        "–" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.0f}",
     )
 
 
 def show(report: Report, console: Console) -> None:
     """Prints the table."""
-    less = ("min-max", "floor", "peak MB")
-    shown = [i for i, name in enumerate(COLUMNS) if console.width >= WIDE or name not in less]
-    table = Table(*(COLUMNS[i] for i in shown), caption=LEGEND, caption_justify="left")
+    table = Table(*COLUMNS, caption=LEGEND, caption_justify="left")
     for row in report.rows:
-        found = cells(row)
-        table.add_row(*(found[i] for i in shown))
+        table.add_row(*cells(row))
     console.print(table)
     for sentence in facts(report):
         console.print(sentence, highlight=False, markup=False)

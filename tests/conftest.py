@@ -1,7 +1,7 @@
 """Strict numerics for every test, and one cache of compiled programs for all of them.
 
-No implicit dtype or rank promotion; warnings are errors (pyproject.toml). Many tests trace the same programs anew, in one
-process or in several: XLA compiles each once, and the next run of the suite finds them.
+No implicit dtype or rank promotion; warnings are errors (pyproject.toml). Many tests trace the same programs anew, in
+one process or in several: XLA compiles each once, and the next run of the suite finds them.
 """
 
 import jax

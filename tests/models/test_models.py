@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tmu_jax import models
-from tmu_jax.models.vit import LocalitySelfAttention, shifted_patches
+from tmu_jax.models.vit import LocalitySelfAttention, attend_others, shifted_patches
 
 EMBEDDING_WIDTHS = {"small_resnet": 256, "resnet18": 512, "allcnn": 192, "vit": 192}
 
@@ -326,6 +326,19 @@ def test_attention_in_bfloat16_is_near_float32():
     )
     for one, other in zip(jax.tree.leaves(half), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, atol=5e-2 * np.abs(other).max())
+
+
+@pytest.mark.parametrize(("num_tokens", "factor"), [(1, 1.0), (17, 1.0), (17, 30.0), (17, 1000.0)])
+def test_attention_equals_numpy_in_float64_and_large_scores_do_not_overflow(num_tokens, factor):
+    query, key, value = np.random.default_rng(0).normal(size=(3, 2, num_tokens, 3, 16)).astype(np.float32)
+    scale = np.array([0.2, 0.6, 1.0], np.float32)
+    scores = np.einsum("nqhd,nkhd->nhqk", np.float64(query * np.float32(factor)) * scale[:, None], key)
+    if num_tokens > 1:  # a single token has only its own value
+        scores[:, :, np.arange(num_tokens), np.arange(num_tokens)] = -np.inf
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = np.einsum("nhqk,nkhd->nqhd", weights / weights.sum(-1, keepdims=True), value)
+    got = attend_others(query * np.float32(factor), key, value, jnp.asarray(scale))
+    np.testing.assert_allclose(got, expected, atol=1e-6 * max(10.0, factor))
 
 
 def test_a_token_does_not_attend_to_itself():

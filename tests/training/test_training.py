@@ -18,12 +18,6 @@ from tmu_jax.data import Split
 from tmu_jax.training import Recipe, Stream
 
 
-class SeparateNet(PlainNet):
-    """Says that it does not mix images."""
-
-    images_are_independent = True
-
-
 @pytest.fixture(scope="module")
 def problem():
     return tmu_jax.data.forget_subset(tiny_data(), target_classes=[1], num_forget=10)
@@ -50,7 +44,7 @@ def test_ascent_ends_at_the_loss_of_a_uniform_guess():
 
 
 # A bias before batch norm has no gradient but rounding noise, and Adam would take full steps along it.
-@pytest.mark.parametrize(("net", "optimizer"), [(TinyNet, "sgd"), (PlainNet, "adam"), (SeparateNet, "sgd")])
+@pytest.mark.parametrize(("net", "optimizer"), [(TinyNet, "sgd"), (PlainNet, "adam")])
 def test_steps_equal_a_loop_written_out(problem, net, optimizer):
     """Two steps of the compiled loop against optax's own optimiser, an eager forward and a hand-written loss."""
     model, data = net(), problem.train
@@ -90,35 +84,43 @@ def test_steps_equal_a_loop_written_out(problem, net, optimizer):
     assert losses == pytest.approx([np.mean(expected_losses)], rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "num_parts"), [(128, 8), (100, 10), (48, 4), (24, 2), (9, 1), (8, 1), (127, 1), (7, 1)]
-)
-def test_a_batch_is_cut_on_a_cpu_where_the_module_allows_it(monkeypatch, batch_size, num_parts):
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert training._num_parts(SeparateNet(), batch_size) == num_parts
-    assert training._num_parts(PlainNet(), batch_size) == 1
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert training._num_parts(SeparateNet(), batch_size) == 1
-
-
-@pytest.mark.parametrize("num_parts", [1, 2, 3, 6])
-def test_mean_over_parts_is_the_mean(num_parts):
-    values, others = np.arange(12.0, dtype=np.float32).reshape(6, 2), np.arange(6.0, dtype=np.float32)
-    got = training.mean_over_parts(
-        lambda part, other: {"a": part.mean(0), "b": (other**2).mean()}, num_parts, jnp.asarray(values), others
+def test_weight_decay_is_of_every_parameter():
+    """Without a gradient a step of SGD shrinks kernels, biases, scales and all alike."""
+    model, images = TinyNet(), jax.random.normal(jax.random.key(0), (6, 4, 4, 3))
+    variables = model.init(jax.random.key(1), images)
+    params = jax.tree.map(lambda leaf: leaf + 0.5, variables["params"])
+    tx = training.make_optimizer("sgd", 0.1)
+    state = training.TrainState(params, variables["batch_stats"], tx.init(params), jnp.zeros((), jnp.int32))
+    rate, decay = jnp.float32(0.2), jnp.float32(0.1)
+    new, loss = training.train_step(
+        state, images, jnp.eye(4)[jnp.arange(6) % 4], jnp.zeros(6), rate, decay, module=model, optimizer="sgd"
     )
-    chex.assert_trees_all_close(got, {"a": values.mean(0), "b": np.float32((others**2).mean())}, rtol=1e-6)
+    assert loss == 0
+    assert {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)} == {"kernel", "bias", "scale"}
+    chex.assert_trees_all_close(new.params, jax.tree.map(lambda leaf: leaf * (1 - 0.2 * 0.1), params), rtol=1e-6)
 
 
-def test_vit_does_not_mix_images():
-    """What it says of itself: an image's outputs in training have no gradient by another image."""
-    model = tmu_jax.models.ViT(3, patch=2, depth=2, width=6, num_heads=2, head_dim=3, mlp_width=8)
-    assert model.images_are_independent
-    images = jax.random.normal(jax.random.key(0), (3, 4, 4, 3))
-    variables = jax.jit(model.init)(jax.random.key(1), images)
-    gradient = jax.jit(jax.grad(lambda images: model.apply(variables, images, train=True)[0][1].var()))(images)
-    assert jnp.abs(gradient[1]).max() > 0
-    np.testing.assert_array_equal(gradient[np.array([0, 2])], 0)
+def test_every_step_augments_anew(problem):
+    """At a learning rate of 0 the loss of a step tells which crops it saw: those of the key folded with the step."""
+    model, key, rows = PlainNet(), jax.random.key(7), problem.train.indices[:20]
+    normalization = training.pixel_statistics(problem.train)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))["params"]
+    images, targets = problem.pool.images, training.one_hot(problem.pool.labels, 4)
+    start = training.TrainState(params, {}, training.make_optimizer("sgd", 0.0).init(params), jnp.int32(3))
+
+    def loss_at(step):
+        pixels = jnp.asarray(images[rows], jnp.float32) / 255
+        pixels = training.random_flip_and_crop(jax.random.fold_in(key, step), pixels)
+        logits, _ = model.apply({"params": params}, training.normalize(pixels, normalization))
+        return training.weighted_cross_entropy(logits, jnp.asarray(targets[rows]), jnp.ones(20))
+
+    expected = [loss_at(step) for step in (3, 4, 5)]
+    _, losses = training.train_steps(
+        start, jnp.asarray(images), targets, np.ones(len(images), np.float32), normalization, np.stack([rows] * 3),
+        np.zeros(3, np.float32), np.int32(3), np.float32(0), key, module=model, optimizer="sgd", augment=True,
+    )  # fmt: skip
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert len(np.unique(losses)) == 3
 
 
 def test_compiled_equals_eager(problem):

@@ -9,18 +9,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from tests.cpu.test_native import needs_compiler
-from tmu_jax.cpu import native
 from tmu_jax.twin import neighbors
-
-
-@pytest.fixture(autouse=True, params=[pytest.param("compiled", marks=needs_compiler), "by products"])
-def candidates(request, monkeypatch):
-    """Both ways to candidates: compiled code, and XLA's products, as on a machine without a C++ compiler."""
-    if request.param == "compiled":
-        assert native.is_used()
-    else:
-        monkeypatch.setattr(native, "is_available", lambda *_: False)
 
 
 def brute_force(queries, bank, k):
@@ -146,7 +135,7 @@ def test_block_size_changes_no_result_and_bounds_the_block():
     for block_size in (1, 29):
         blockwise = neighbors.nearest_distances(queries, bank, block_size=block_size)
         np.testing.assert_allclose(blockwise, whole, rtol=1e-5)
-    nearest = functools.partial(neighbors._nearest, k=5, block=3, compiled=False)
+    nearest = functools.partial(neighbors._nearest, k=5, block=3)
     program = jax.make_jaxpr(nearest)(queries, np.zeros(30, np.int32), bank, np.zeros(300, np.int32))
     assert "f32[3,300]" in str(program)
     assert "f32[30,300]" not in str(program)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from tmu_jax.cpu.convolution import conv_general_dilated, fast_convolutions
 from tmu_jax.models.allcnn import AllCNN
 from tmu_jax.models.resnet import ResNet, ResNet18, SmallResNet
 from tmu_jax.models.vit import ViT
@@ -44,4 +43,4 @@ def create(name: str, num_classes: int, dtype: DTypeLike | None = None) -> nn.Mo
     return ARCHITECTURES[name](num_classes=num_classes, dtype=dtype)
 
 
-__all__ = ["ARCHITECTURES", "AllCNN", "ResNet", "ViT", "conv_general_dilated", "create", "fast_convolutions"]
+__all__ = ["ARCHITECTURES", "AllCNN", "ResNet", "ViT", "create"]

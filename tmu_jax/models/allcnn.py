@@ -36,7 +36,7 @@ class AllCNN(nn.Module):
         features = images
         for index, (width, size, stride) in enumerate(layers):
             features = conv(width, (size, size), (stride, stride), padding=size // 2, name=f"conv_{index}")(features)
-            features = norm(name=f"norm_{index}")(features, relu=True)
+            features = nn.relu(norm(name=f"norm_{index}")(features))
         embedding = features.astype(jnp.float32).mean((1, 2))
         logits = nn.Dense(self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head")(embedding)
         return logits, embedding

@@ -30,9 +30,9 @@ class ResidualBlock(nn.Module):
                 conv(self.width, (1, 1), strides, name="shortcut_conv", padding="VALID")(features)
             )
         features = conv(self.width, (3, 3), strides, padding=1, name="conv_0")(features)
-        features = norm(name="norm_0")(features, relu=True)
+        features = nn.relu(norm(name="norm_0")(features))
         features = conv(self.width, (3, 3), padding=1, name="conv_1")(features)
-        return norm(name="norm_1")(features, shortcut, relu=True)
+        return nn.relu(norm(name="norm_1")(features) + shortcut)
 
 
 class ResNet(nn.Module):
@@ -65,7 +65,7 @@ class ResNet(nn.Module):
         conv = conv_layer(self.dtype, self.param_dtype)
         norm = batch_norm(train, self.dtype, self.param_dtype)
         features = conv(self.stem_width, (3, 3), padding=1, name="stem_conv")(images)
-        features = norm(name="stem_norm")(features, relu=True)
+        features = nn.relu(norm(name="stem_norm")(features))
         for stage, (width, blocks, stride) in enumerate(zip(self.widths, self.blocks, self.strides, strict=True)):
             for block in range(blocks):
                 features = ResidualBlock(

@@ -2,16 +2,12 @@
 
 import math
 from functools import partial
-from typing import ClassVar
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-
-from tmu_jax.models import attention
-from tmu_jax.models.dense import dot_general
 
 
 def shifted_patches(images: jax.Array, patch: int) -> jax.Array:
@@ -38,32 +34,25 @@ def shifted_patches(images: jax.Array, patch: int) -> jax.Array:
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(n, -1, patch * patch * 5 * channels)
 
 
-class Heads(nn.Module):
-    """Queries, keys and values of every head by one kernel, and attention.
+def attend_others(query: jax.Array, key: jax.Array, value: jax.Array, scale: jax.Array) -> jax.Array:
+    """Means of the other tokens' values, weighted by the softmax of scale · query · key.
 
-    Compiled code takes them as they come from one product. Else there are three: XLA would cut one apart afterwards,
-    and put its gradient together from padded parts.
+    Args:
+      query: float[n, t, heads, head_dim], and so are key and value.
+      key: what the queries are multiplied with.
+      value: what is averaged.
+      scale: float32[heads].
+
+    Returns:
+      float[n, t, heads, head_dim]; a single token has only its own value.
+
+    References:
+      Lee et al., 2021 (arXiv 2112.13492), Section 3.2.
     """
-
-    num_heads: int
-    head_dim: int
-    dtype: DTypeLike
-    param_dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, tokens: jax.Array, scale: jax.Array) -> jax.Array:
-        """Maps tokens float[n, t, d] and scale float32[heads] to what the heads find, float[n, t, heads, head_dim]."""
-        shape = (tokens.shape[-1], 3, self.num_heads, self.head_dim)
-
-        def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-            return nn.initializers.lecun_normal()(key, (shape[0], math.prod(shape[1:])), dtype).reshape(shape)
-
-        kernel = self.param("kernel", init, shape, self.param_dtype).astype(self.dtype)
-        tokens = tokens.astype(self.dtype)
-        if attention.is_compiled(tokens, self.head_dim, kernel, scale):
-            return attention.mix_others_compiled(dot_general(tokens, kernel, (((2,), (0,)), ((), ()))), scale)
-        query, key, value = (jnp.einsum("ntd,dhe->nthe", tokens, kernel[:, part]) for part in range(3))
-        return attention.mix_others(query, key, value, scale)
+    query = (query.astype(jnp.float32) * scale[None, None, :, None]).astype(value.dtype)
+    scores = jnp.einsum("nqhd,nkhd->nhqk", query, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(jnp.eye(query.shape[1], dtype=bool), jnp.finfo(scores.dtype).min, scores)
+    return jnp.einsum("nhqk,nkhd->nqhd", nn.softmax(scores).astype(value.dtype), value)
 
 
 class LocalitySelfAttention(nn.Module):
@@ -89,24 +78,22 @@ class LocalitySelfAttention(nn.Module):
             self.param_dtype,
         )
         scale = jnp.exp(-log_temperature.astype(jnp.float32))
-        mixed = Heads(self.num_heads, self.head_dim, self.dtype, self.param_dtype, name="query_key_value")(
-            tokens, scale
-        )
-        return nn.DenseGeneral(
-            tokens.shape[-1],
-            axis=(-2, -1),
+        projections = nn.DenseGeneral(
+            (3, self.num_heads, self.head_dim),
+            use_bias=False,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            dot_general=dot_general,
-            name="output",
+            name="query_key_value",
+        )(tokens)
+        query, key, value = (projections[:, :, part] for part in range(3))
+        mixed = attend_others(query, key, value, scale)
+        return nn.DenseGeneral(
+            tokens.shape[-1], axis=(-2, -1), dtype=self.dtype, param_dtype=self.param_dtype, name="output"
         )(mixed)
 
 
 class ViT(nn.Module):
     """A pre-norm vision transformer with a class token; its final state is the embedding.
-
-    On a CPU, where its layers are compiled code (`TMU_JAX_NATIVE=0` prevents it), it is differentiated in reverse mode
-    only, and once.
 
     Attributes:
       num_classes: number of outputs.
@@ -116,14 +103,10 @@ class ViT(nn.Module):
       num_heads: attention heads of `head_dim` each.
       mlp_width: hidden width of each block's MLP.
       dtype: of the computation; parameters stay in `param_dtype`.
-      images_are_independent: no layer mixes images, in training either, so that a training step may take a batch in
-        parts. A subclass that mixes them (batch norm) sets it to False.
 
     References:
       Dosovitskiy et al., 2021 (arXiv 2010.11929); Lee et al., 2021 (arXiv 2112.13492).
     """
-
-    images_are_independent: ClassVar[bool] = True
 
     num_classes: int
     patch: int = 4
@@ -142,7 +125,7 @@ class ViT(nn.Module):
         chex.assert_rank(images, 4)
         if images.shape[1] % self.patch or images.shape[2] % self.patch:
             raise ValueError(f"images are {images.shape[1]}×{images.shape[2]}; ViT needs multiples of {self.patch}")
-        dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype, dot_general=dot_general)
+        dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         norm = partial(nn.LayerNorm, dtype=self.dtype, param_dtype=self.param_dtype)
         tokens = shifted_patches(images.astype(self.dtype), self.patch)
         tokens = dense(self.width, name="patch_embedding")(norm(name="patch_norm")(tokens))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tmu_jax.data import Split
+from tmu_jax.training.apply import apply
 from tmu_jax.training.images import device_images, normalize
 from tmu_jax.training.recipe import Normalization, TrainedModel, Variables
 
@@ -79,7 +80,7 @@ def predict_rows(
 
     def predict_block(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
         images = pool_images[rows].astype(jnp.float32) / 255
-        logits, embeddings = module.apply(variables, normalize(images, normalization), train=False)
+        (logits, embeddings), _ = apply(module, variables, normalize(images, normalization), train=False)
         return jnp.asarray(logits), jnp.asarray(embeddings)
 
     return over_blocks(predict_block, num_blocks, jnp.asarray(rows))

@@ -13,9 +13,10 @@ import numpy as np
 from tmu_jax.data import Pool, Split
 from tmu_jax.stages import Progress
 from tmu_jax.timing import Stopwatch
+from tmu_jax.training.apply import init_variables
 from tmu_jax.training.images import device_images, one_hot, pixel_statistics
 from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel, Variables
-from tmu_jax.training.step import TrainState, init_variables, make_optimizer, train_steps
+from tmu_jax.training.step import TrainState, make_optimizer, train_steps
 
 STEPS_PER_CALL = 64
 
@@ -171,8 +172,8 @@ def train(
     """Trains a classifier from a fresh initialisation.
 
     Args:
-      model: a Flax module called as `model(images float32[n, h, w, c], train) -> (logits, embedding)`. One that sets
-        `images_are_independent` (see `models.ViT`) may be given a batch in parts.
+      model: a Flax module called as `model(images float32[n, h, w, c], train) -> (logits, embedding)`. On a CPU
+        its convolutions are the fast ones (`training.apply`).
       data: the images to train on, such as `problem.train`, or `problem.retain` for a gold model. Pixel normalisation
         is computed from these images alone.
       key: a PRNG key; initialisation and order are split from it.

@@ -8,7 +8,6 @@ targets and weights stay on the device; many steps run in one call.
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -17,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tmu_jax.training.apply import apply
 from tmu_jax.training.images import normalize, random_flip_and_crop
-from tmu_jax.training.recipe import Normalization, Variables
+from tmu_jax.training.recipe import Normalization
 
 
 class TrainState(NamedTuple):
@@ -67,7 +67,6 @@ def train_step(
     *,
     module: nn.Module,
     optimizer: str,
-    num_parts: int = 1,
 ) -> tuple[TrainState, jax.Array]:
     """One step on one batch. Pure.
 
@@ -80,60 +79,22 @@ def train_step(
       weight_decay: float32[].
       module: the classifier (static).
       optimizer: "sgd" or "adam" (static).
-      num_parts: parts that the batch is taken in, one after another (static); for a module that does not mix images.
 
     Returns:
       The next state and the loss, float32[].
     """
     chex.assert_equal_shape_prefix([images, targets, weights], 1)
-    chex.assert_is_divisible(len(images), num_parts)
 
-    def loss_fn(params: Any, images: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, Any]:
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": state.batch_stats}
-        (logits, _), updates = module.apply(variables, images, train=True, mutable=["batch_stats"])
+        (logits, _), updates = apply(module, variables, images, train=True)
         return weighted_cross_entropy(logits, targets, weights), updates.get("batch_stats", {})
 
-    (loss, batch_stats), gradient = mean_over_parts(
-        functools.partial(jax.value_and_grad(loss_fn, has_aux=True), state.params), num_parts, images, targets, weights
-    )
+    (loss, batch_stats), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an integer power
         updates, opt_state = make_optimizer(optimizer, weight_decay).update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda param, update: param - learning_rate * update, state.params, updates)
     return TrainState(params, batch_stats, opt_state, state.step + 1), loss
-
-
-def mean_over_parts(function: Callable[..., Any], num_parts: int, *batch: jax.Array) -> Any:
-    """The mean of `function` over equal parts of a batch, one after another in one loop.
-
-    Args:
-      function: of a part of each array; returns a pytree of floats.
-      num_parts: divides the batch; 1 is no loop.
-      *batch: arrays [n, ...].
-
-    Returns:
-      What the function returns, averaged.
-    """
-    if num_parts == 1:
-        return function(*batch)
-    parts = tuple(array.reshape(num_parts, -1, *array.shape[1:]) for array in batch)
-
-    def add(total: Any, part: tuple[jax.Array, ...]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, function(*part)), None
-
-    one = jax.eval_shape(function, *(part[0] for part in parts))
-    start = jax.tree.map(lambda result: jnp.zeros(result.shape, result.dtype), one)
-    # Two parts in one turn: XLA computes what is too small for all cores side by side.
-    total, _ = jax.lax.scan(add, start, parts, unroll=2)
-    return jax.tree.map(lambda result: result / num_parts, total)
-
-
-def _num_parts(module: nn.Module, batch_size: int) -> int:
-    """How many parts of a batch a step takes one after another: on a CPU those whose activations stay in the cache."""
-    if jax.default_backend() != "cpu" or not getattr(module, "images_are_independent", False):
-        return 1
-    parts = [batch_size // size for size in range(8, 17) if batch_size % size == 0]
-    # An even number where there is one: two parts share a turn of the loop.
-    return min(parts, key=lambda number: (number % 2, number), default=1)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "optimizer", "augment"), donate_argnames=("state",))
@@ -190,14 +151,7 @@ def train_steps(
             weight_decay,
             module=module,
             optimizer=optimizer,
-            num_parts=_num_parts(module, len(rows)),
         )
         return state, losses.at[i].set(loss)
 
     return jax.lax.fori_loop(0, num_steps, body, (state, jnp.zeros(len(indices), jnp.float32)))
-
-
-@functools.partial(jax.jit, static_argnames=("module",))
-def init_variables(key: jax.Array, images: jax.Array, *, module: nn.Module) -> Variables:
-    """Fresh variables of a module for images of this shape."""
-    return dict(module.init(key, images, train=False))

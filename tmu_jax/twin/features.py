@@ -22,6 +22,7 @@ from tmu_jax.training import (
     Normalization,
     TrainedModel,
     Variables,
+    apply,
     device_images,
     evaluation_blocks,
     first_rows,
@@ -185,7 +186,8 @@ def attack_rows(
     # A jit of its own, so that all its uses share one trace.
     @jax.jit
     def logits_fn(image: jax.Array) -> jax.Array:
-        return module.apply(variables, normalize(image[None], normalization), train=False)[0][0]
+        (logits, _), _ = apply(module, variables, normalize(image[None], normalization), train=False)
+        return logits[0]
 
     def attack_block(rows: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         images = pool_images[rows].astype(jnp.float32) / 255

@@ -3,8 +3,7 @@
 The squared distances of a block of queries to the whole bank come from one matrix product,
 `|q|^2 - 2 q.b + |b|^2`. In float32 that form loses near-duplicates to cancellation, so it only nominates candidates;
 the distances returned are recomputed from the differences. A query for which rounding might have hidden a nearer row
-is recognised (see `_nearest_of_candidates`) and answered by differences over the whole bank. On a CPU candidates come
-from compiled code, if that can be had (`models.native`), which writes no distances to memory.
+is recognised (see `_is_certain`) and answered by differences over the whole bank.
 """
 
 import functools
@@ -15,8 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-
-from tmu_jax.cpu import native
 
 # `top_k` over a whole bank is slow on CPUs: the least minima of tiles of this many rows are found first.
 _TILE_ROWS = 32
@@ -51,7 +48,6 @@ def nearest_distances(
         query_groups: int32[n]; given together with `bank_groups` or not at all.
         bank_groups: int32[m].
         block_size: most queries taken together; a block holds block_size x m distances, by default at most 64 MiB.
-            Compiled code for a CPU holds none.
 
     Returns:
         float32[n, k], each row ascending, +inf where the bank has no further row for the query.
@@ -79,7 +75,7 @@ def nearest_distances(
     found = min(k, num_bank)
     most = block_size or _queries_together(num_bank)
     block = math.ceil(num_queries / math.ceil(num_queries / most))
-    results = _nearest(*query_rows, *bank_rows, k=found, block=block, compiled=native.is_used())
+    results = _nearest(*query_rows, *bank_rows, k=found, block=block)
     distances, certain = (np.array(part) for part in results)
     doubtful = np.flatnonzero(~certain)
     for start in range(0, doubtful.size, _SEARCH_ROWS):
@@ -137,34 +133,15 @@ def _queries_together(num_bank: int) -> int:
     return min(most, _QUERIES_ON_CPU) if jax.default_backend() == "cpu" else most
 
 
-@functools.partial(jax.jit, static_argnames=("k", "block", "compiled"))
+@functools.partial(jax.jit, static_argnames=("k", "block"))
 def _nearest(
-    queries: jax.Array,
-    query_groups: jax.Array,
-    bank: jax.Array,
-    bank_groups: jax.Array,
-    *,
-    k: int,
-    block: int,
-    compiled: bool,
+    queries: jax.Array, query_groups: jax.Array, bank: jax.Array, bank_groups: jax.Array, *, k: int, block: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Distances float32[n, k] and whether they are certain, bool[n], from blocks of so many queries.
-
-    With `compiled`, candidates come from compiled code for a CPU, of all queries at once.
-    """
+    """Distances float32[n, k] and whether they are certain, bool[n], from blocks of so many queries."""
     chex.assert_rank([queries, bank], 2)
-    bank_squares = _squares(bank)
-    if compiled:
-        shape = (len(queries), min(k + _SPARE_CANDIDATES, len(bank)))
-        least, squares = native.call("nearest_rows", [shape, shape])(
-            queries, _squares(queries), query_groups, bank, bank_squares, bank_groups
-        )
-        threshold = least[:, -1] if shape[1] < len(bank) else jnp.full(len(queries), jnp.inf)
-        return _nearest_of_candidates(queries, least, squares, threshold, k=k)
-    distances, certain = jax.lax.map(
-        lambda one: _nearest_of_block(one[0], one[1], bank, bank_groups, bank_squares, k=k),
-        (_blocks(queries, block), _blocks(query_groups, block)),
-    )
+    nearest = functools.partial(_nearest_of_block, bank=bank, bank_groups=bank_groups, bank_squares=_squares(bank), k=k)
+    blocks = _blocks(queries, block), _blocks(query_groups, block)
+    distances, certain = jax.lax.map(lambda one: nearest(*one), blocks)
     return distances.reshape(-1, k)[: len(queries)], certain.reshape(-1)[: len(queries)]
 
 
@@ -177,13 +154,13 @@ def _blocks(rows: jax.Array, block: int) -> jax.Array:
 def _nearest_of_block(
     queries: jax.Array,
     query_groups: jax.Array,
+    *,
     bank: jax.Array,
     bank_groups: jax.Array,
     bank_squares: jax.Array,
-    *,
     k: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """The k nearest among candidates chosen by rounded distances; see `_nearest_of_candidates`."""
+    """The k nearest among candidates chosen by rounded distances, and whether they are certain."""
     products = jnp.matmul(queries, bank.T, precision=jax.lax.Precision.HIGHEST)
     query_squares = _squares(queries)
 
@@ -212,26 +189,22 @@ def _nearest_of_block(
     candidates = jnp.take_along_axis(members, positions, axis=1)
     if num_candidates < members.shape[1]:
         threshold = jnp.minimum(threshold, least[:, -1])
-    squares = _squares(queries[:, None, :] - bank[candidates])
-    return _nearest_of_candidates(queries, least, squares, threshold, k=k)
-
-
-def _nearest_of_candidates(
-    queries: jax.Array, least: jax.Array, squares: jax.Array, threshold: jax.Array, *, k: int
-) -> tuple[jax.Array, jax.Array]:
-    """Distances to the k nearest candidates, and whether no other row of the bank can be nearer.
-
-    Candidates have the rounded squared distances `least` (where that is infinite there is none) and, by differences,
-    `squares`. Every row that is not a candidate has a rounded squared distance of at least `threshold`. One that is
-    truly nearer than the k-th distance r found has a norm of at most |q| + r, so that its terms sum to at most
-    (2|q| + r)^2 and its rounding error, growing as the square root of the number of terms, stays within `margin`.
-    """
-    squares = jnp.where(jnp.isfinite(least), squares, jnp.inf)
+    # Where the rounded distance is infinite the candidate is of another group.
+    squares = jnp.where(jnp.isfinite(least), _squares(queries[:, None, :] - bank[candidates]), jnp.inf)
     nearest, _ = _smallest(squares, k)
-    distances = jnp.sqrt(nearest)
-    scale = jnp.square(2.0 * jnp.sqrt(_squares(queries)) + distances[:, -1])
-    margin = math.sqrt(queries.shape[1]) * float(jnp.finfo(queries.dtype).eps) * scale
-    return distances, nearest[:, -1] + margin <= threshold
+    return jnp.sqrt(nearest), _is_certain(query_squares, nearest[:, -1], threshold, queries.shape[1])
+
+
+def _is_certain(query_squares: jax.Array, kth: jax.Array, threshold: jax.Array, columns: int) -> jax.Array:
+    """Whether no row that is not a candidate can be nearer than the k-th candidate, whose squared distance is `kth`.
+
+    Every such row has a rounded squared distance of at least `threshold`. One that is truly nearer than r = sqrt(kth)
+    has a norm of at most |q| + r, so that its terms sum to at most (2|q| + r)^2 and its rounding error, growing as the
+    square root of the number of terms, stays within `margin`.
+    """
+    scale = jnp.square(2.0 * jnp.sqrt(query_squares) + jnp.sqrt(kth))
+    margin = math.sqrt(columns) * float(jnp.finfo(kth.dtype).eps) * scale
+    return kth + margin <= threshold
 
 
 @functools.partial(jax.jit, static_argnames=("k",))

@@ -9,9 +9,6 @@ of unequal size are padded at the end with rows of weight 0, which change nothin
 """
 
 import functools
-import itertools
-import math
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -21,8 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from numpy.typing import ArrayLike
-
-from tmu_jax.cache import ONE_KERNEL_OPTIONS, is_small_product, one_kernel
 
 Params = dict[str, Any]
 
@@ -35,42 +30,15 @@ class Network(nn.Module):
     """
 
     hidden: tuple[int, ...] = (64, 32)
-    dot_general: Callable[..., jax.Array] | None = None  # of the dense layers, as Flax takes it
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
         for layer, width in enumerate(self.hidden):
-            features = nn.relu(nn.Dense(width, dot_general=self.dot_general, name=f"hidden_{layer}")(features))
-        return nn.Dense(1, dot_general=self.dot_general, name="output")(features)[..., 0]
+            features = nn.relu(nn.Dense(width, name=f"hidden_{layer}")(features))
+        return nn.Dense(1, name="output")(features)[..., 0]
 
 
-@jax.custom_vjp
-def _product(features: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The matrix product, whose gradients are products of matrices that lie in memory as they are read.
-
-    XLA's own kernel for small products on a CPU takes no transposed factor.
-    """
-    return features @ kernel
-
-
-def _product_fwd(features: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return features @ kernel, (features, kernel)
-
-
-def _product_bwd(factors: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    features, kernel = (jax.lax.optimization_barrier(factor.T) for factor in factors)
-    return cotangent @ kernel, features @ cotangent
-
-
-_product.defvjp(_product_fwd, _product_bwd)
-
-
-def _dot_general(features: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-    """`_product` as the `dot_general` of a dense layer: a batch's last axis with the kernel's first."""
-    chex.assert_rank([features, kernel], 2)
-    return _product(features, kernel)
-
-
+@functools.partial(jax.jit, static_argnames=("epochs", "batch_size", "hidden"))
 def fit(
     features: jax.Array,
     labels: jax.Array,
@@ -84,17 +52,13 @@ def fit(
     weight_decay: float = 5e-4,
     hidden: tuple[int, ...] = (64, 32),
 ) -> Params:
-    """Trains the predictor on the samples whose generalization label is known.
+    """Trains the predictor on the samples whose generalization label is known, in one compiled program.
 
     SGD with momentum on the sigmoid cross-entropy, weight decay added to the gradient of every parameter. The order is
     drawn anew in every epoch; the last, partial batch is the mean over the rows it has. With few samples and one
     label prevailing the batch must stay small, or training ends before a single sample is called hard. The last bias
     starts at the log-odds of the easy share. Where all labels agree (`only_label`) training is still well defined but
     there is nothing to learn: callers then give every sample that label.
-
-    It is compiled, and may be part of a larger compiled function. On a CPU it is quicker by itself, neither mapped nor
-    inside another `jit`, where all products are small (`compilation.is_small_product`; those of the default layers are
-    for batches up to 32): then all steps of an epoch are one kernel.
 
     Args:
         features: float32[n, d], scaled (`apply_scaling`).
@@ -123,40 +87,6 @@ def fit(
             f"number of samples, epochs and batch_size must be at least 1, got {num_samples}, {epochs} and {batch_size}"
         )
     batch_size = min(batch_size, num_samples)
-    arrays = (features, labels, weights, key, learning_rate, momentum, weight_decay)
-    # Inside another function's trace a new array is a tracer, whether the arguments are or not.
-    is_alone = not any(isinstance(array, jax.core.Tracer) for array in (*arrays, jnp.zeros(())))
-    is_small = _are_products_small(batch_size, (features.shape[1], *hidden, 1))
-    program = _fit_alone if is_alone and is_small and jax.default_backend() == "cpu" else _fit
-    return program(*arrays, epochs=epochs, batch_size=batch_size, hidden=hidden)
-
-
-def _are_products_small(batch_size: int, widths: tuple[int, ...]) -> bool:
-    """Whether all products of a step, forward and of both gradients, are small ones."""
-    return all(
-        is_small_product(batch_size, inputs, outputs)
-        and is_small_product(batch_size, outputs, inputs)
-        and is_small_product(inputs, batch_size, outputs)
-        for inputs, outputs in itertools.pairwise(widths)
-    )
-
-
-def _fit_steps(
-    features: jax.Array,
-    labels: jax.Array,
-    weights: jax.Array | None,
-    key: jax.Array,
-    learning_rate: jax.Array,
-    momentum: jax.Array,
-    weight_decay: jax.Array,
-    *,
-    epochs: int,
-    batch_size: int,
-    hidden: tuple[int, ...],
-    compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda steps: steps,
-    dot_general: Callable[..., jax.Array] | None = None,
-) -> Params:
-    """What `fit` does, the loop over the steps of an epoch being `compiled`, the layers' product `dot_general`."""
     labels = labels.astype(features.dtype)
     weights = jnp.ones_like(labels) if weights is None else weights.astype(features.dtype)
     chex.assert_equal_shape([labels, weights])
@@ -164,7 +94,7 @@ def _fit_steps(
     features = jnp.where(weights[:, None] > 0, features, 0.0)
     labels = jnp.where(weights > 0, labels, 0.0)
 
-    network = Network(hidden, dot_general)
+    network = Network(hidden)
     init_key, shuffle_key = jax.random.split(key)
     params = network.init(init_key, features[:1])["params"]
     params["output"]["bias"] = jnp.full_like(params["output"]["bias"], _log_odds(labels, weights))
@@ -181,26 +111,15 @@ def _fit_steps(
         # An empty batch is no step: momentum and weight decay would move the parameters without any sample.
         return jax.tree.map(lambda new, old: jnp.where(has_rows, new, old), new_state, state), None
 
-    steps = compiled(functools.partial(jax.lax.scan, step))
-
     def epoch(state: tuple[Params, optax.OptState], epoch_key: jax.Array) -> tuple[Any, None]:
         # All that does not depend on the parameters is made for the whole epoch: a step is small beside its overheads.
         rows, row_weights = _batches(epoch_key, weights, batch_size)
         sums = jnp.sum(row_weights, axis=1)
         shares = row_weights / jnp.maximum(sums, jnp.finfo(sums.dtype).tiny)[:, None]
-        return steps(state, (sums > 0, features[rows], labels[rows], shares))
+        return jax.lax.scan(step, state, (sums > 0, features[rows], labels[rows], shares))
 
     (params, _), _ = jax.lax.scan(epoch, (params, optimizer.init(params)), jax.random.split(shuffle_key, epochs))
     return params
-
-
-_STATIC = ("epochs", "batch_size", "hidden")
-_fit = jax.jit(_fit_steps, static_argnames=_STATIC)
-_fit_alone = jax.jit(
-    functools.partial(_fit_steps, compiled=one_kernel, dot_general=_dot_general),
-    static_argnames=_STATIC,
-    compiler_options=ONE_KERNEL_OPTIONS,
-)
 
 
 def predict_probability(params: Params, features: jax.Array) -> jax.Array:
@@ -335,33 +254,15 @@ def _log_odds(labels: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _batches(key: jax.Array, weights: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
-    """Rows int32[batches, batch_size] in random order and their weights, rows of weight 0 last."""
-    rows = _random_order(key, weights > 0)
+    """Rows int32[batches, batch_size] in random order and their weights, rows of weight 0 last.
+
+    The order is that of 30 random bits a row, drawn from the row's own number: rows added at the end do not change it.
+    """
+    draws = jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(key, row)))(jnp.arange(len(weights))) % 2**30
+    rows = jnp.argsort(jnp.where(weights > 0, draws, jnp.uint32(2**30)))
     missing = -len(rows) % batch_size
     row_weights = jnp.pad(weights[rows], (0, missing))
     return jnp.pad(rows, (0, missing)).reshape(-1, batch_size), row_weights.reshape(-1, batch_size)
-
-
-def _random_order(key: jax.Array, is_used: jax.Array) -> jax.Array:
-    """The rows that are used, bool[n], in random order, then the others, int32[n].
-
-    The order is that of 30 random bits a row, drawn from the row's own number, so that rows added at the end do not
-    change it. A radix sort: a digit and the place so far are sorted as one integer, which on a CPU takes a seventh of
-    the time of an argsort.
-    """
-    num_rows = len(is_used)
-    place_bits = max(16, (num_rows - 1).bit_length())
-    digit_bits = 31 - place_bits
-    draws = jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(key, row), dtype=jnp.uint32))(jnp.arange(num_rows))
-    draws = draws % 2**30
-    places = jnp.arange(num_rows, dtype=jnp.uint32)
-    rows = places
-    for digit in range(math.ceil(30 / digit_bits)):
-        values = (draws >> (digit * digit_bits)) % 2**digit_bits
-        # The bit above the digit: what is not used comes last.
-        values = jnp.where(is_used, values, jnp.uint32(2**digit_bits))
-        rows = rows[jnp.sort(values[rows] << place_bits | places) % 2**place_bits]
-    return rows.astype(jnp.int32)
 
 
 def _checked_features(features: ArrayLike) -> np.ndarray:

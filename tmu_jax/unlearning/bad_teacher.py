@@ -22,6 +22,7 @@ from tmu_jax.training import (
     Stream,
     TrainedModel,
     Variables,
+    apply,
     device_images,
     init_variables,
     normalize,
@@ -42,7 +43,7 @@ def _outputs_of_batch(
 ) -> jax.Array:
     """Softmax outputs for rows int32[n] of the pool, batch norm using the statistics of this batch."""
     images = normalize(pool_images[rows].astype(jnp.float32) / 255, normalization)
-    (logits, _), _ = module.apply(variables, images, train=True, mutable=["batch_stats"])
+    (logits, _), _ = apply(module, variables, images, train=True)
     return jax.nn.softmax(logits)
 
 

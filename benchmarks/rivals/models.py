@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.weights import to_torch
+from benchmarks.arrays import to_torch
 
 
 def _conv(channels: int, features: int, size: int, stride: int = 1) -> nn.Conv2d:

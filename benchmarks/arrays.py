@@ -1,10 +1,26 @@
-"""Flax variables in PyTorch's names and layouts. NumPy alone, so that both sides and the tests can use it."""
+"""Named arrays in files, and Flax variables in PyTorch's names and layouts. NumPy alone: both sides use it."""
 
+import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+Arrays = dict[str, np.ndarray]
+
 _NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+def save_arrays(path: pathlib.Path, arrays: Arrays) -> None:
+    """Writes named arrays; names may hold slashes."""
+    renamed: dict[str, Any] = {name.replace("/", "|"): value for name, value in arrays.items()}
+    np.savez(path, **renamed)
+
+
+def load_arrays(path: pathlib.Path) -> Arrays:
+    """Reads what `save_arrays` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name.replace("|", "/"): file[name] for name in file.files}
 
 
 def flatten(tree: Mapping, prefix: str = "") -> dict[str, np.ndarray]:

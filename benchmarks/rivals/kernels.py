@@ -1,6 +1,5 @@
 """PyTorch and torchattacks on the cases: what a good PyTorch user would write, on the same inputs."""
 
-import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks import cases, rival_models
+from benchmarks.arrays import Arrays
+from benchmarks.rivals import models
 
-Arrays = dict[str, np.ndarray]
 CHECKED_STEPS = 3
 
 
@@ -58,18 +57,12 @@ class Classifier:
         self.settings, self.arrays, self.device = settings, arrays, settings["device"]
         self.layout = torch.channels_last if is_channels_last(rival) else torch.contiguous_format
         torch.set_float32_matmul_precision("high")  # TensorFloat-32 on a GPU, as JAX by default; nothing on a CPU
-        plain = rival_models.load(settings["arch"], arrays, self.device, is_channels_last(rival))
+        plain = models.load(settings["arch"], arrays, self.device, is_channels_last(rival))
         self.plain = Pixels(plain, arrays, self.device)
         self.model = torch.compile(self.plain) if "compiled" in rival else self.plain
         images = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2).contiguous()
         self.images = images.to(self.device).contiguous(memory_format=self.layout)
         self.labels = torch.from_numpy(arrays["labels"].astype(np.int64)).to(self.device)
-
-    @contextlib.contextmanager
-    def precision(self) -> Iterator[None]:
-        """Mixed precision where the case asks for bfloat16."""
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.settings["dtype"] == "bfloat16"):
-            yield
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Pixels in 0..1 of rows of the pool."""
@@ -89,33 +82,15 @@ class Train(Classifier):
             self.optimizer = torch.optim.Adam(parameters, rate, weight_decay=decay)
         self.rows = torch.from_numpy(arrays["rows"].astype(np.int64)).to(self.device)
         self.targets = torch.from_numpy(arrays["targets"]).to(self.device) if settings["soft"] else self.labels
-        self.loads, self.cursor = rival == cases.LOADER, 0
+        self.cursor = 0
         self.model.train()
-
-    def batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The next batches: pixels and targets on the device."""
-        order = [(self.cursor + i) % len(self.rows) for i in range(count)]
-        self.cursor += count
-        if not self.loads:
-            for index in order:
-                rows = self.rows[index]
-                yield self.pixels(rows), self.targets[rows]
-            return
-        images, targets = self.images.cpu(), self.targets.cpu()
-        data = torch.utils.data.TensorDataset(images, targets)
-        loader = torch.utils.data.DataLoader(
-            data, batch_sampler=self.rows.cpu()[order].tolist(), num_workers=8, pin_memory=True
-        )
-        for batch, labels in loader:
-            on_device = batch.to(self.device, non_blocking=True).contiguous(memory_format=self.layout)
-            yield on_device.float() / 255, labels.to(self.device, non_blocking=True)
 
     def steps(self, count: int) -> list[Tensor]:
         losses = []
-        for images, targets in self.batches(count):
-            with self.precision():
-                logits, _ = self.model(images)
-                loss = functional.cross_entropy(logits, targets)
+        for _ in range(count):
+            rows = self.rows[self.cursor % len(self.rows)]
+            self.cursor += 1
+            loss = functional.cross_entropy(self.model(self.pixels(rows))[0], self.targets[rows])
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -126,7 +101,7 @@ class Train(Classifier):
         return {"losses": torch.stack(self.steps(CHECKED_STEPS)).float().cpu().numpy()}
 
     def run(self, count: int) -> float:
-        return seconds_of(lambda: self.steps(count * self.settings["steps_per_unit"]), 1, self.device)
+        return seconds_of(lambda: self.steps(count), 1, self.device)
 
 
 class Evaluation(Classifier):
@@ -135,7 +110,7 @@ class Evaluation(Classifier):
     def predict(self) -> tuple[np.ndarray, np.ndarray]:
         self.model.eval()
         outputs = []
-        with torch.inference_mode(), self.precision():
+        with torch.inference_mode():
             for rows in torch.arange(len(self.images), device=self.device).split(self.settings["block"]):
                 outputs.append([part.float().cpu().numpy() for part in self.model(self.pixels(rows))])
         logits, embeddings = zip(*outputs, strict=True)
@@ -207,7 +182,7 @@ def predictor_network() -> nn.Sequential:
 
 def probe(steps: int = 11) -> float:
     """Median seconds of a small network's training step on the CPU: many short parallel regions."""
-    model, seconds = rival_models.create("small_resnet"), []
+    model, seconds = models.create("small_resnet"), []
     images, labels = torch.randn(16, 3, 32, 32), torch.arange(16) % 10
     for _ in range(steps):
         start = time.perf_counter()

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-Arrays = dict[str, np.ndarray]
+from benchmarks.arrays import Arrays
 
 
 class Faiss:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks import rival_models
-from benchmarks.rival_kernels import (
-    Arrays,
+from benchmarks.arrays import Arrays
+from benchmarks.rivals import models
+from benchmarks.rivals.kernels import (
     Classifier,
     LogitsOnly,
     Pixels,
@@ -30,7 +30,6 @@ class Request(Classifier):
 
     def __init__(self, settings: dict[str, Any], arrays: Arrays, rival: str) -> None:
         super().__init__(settings, arrays, rival)
-        self.rival, self.num_steps = rival, 0
         names = ("train", "forget", "retain", "heldout", "test")
         self.sets = {name: torch.from_numpy(arrays[name].astype(np.int64)).to(self.device) for name in names}
 
@@ -52,7 +51,6 @@ class Request(Classifier):
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            self.num_steps += 1
         return model
 
     @torch.inference_mode()
@@ -103,7 +101,7 @@ class Request(Classifier):
             original, torch.cat([sets["train"], heldout]), self.labels, epochs=settings["twin_epochs"], batch=128,
             rate=0.01, anneal=True,
         )  # fmt: skip
-        fresh = rival_models.create(settings["arch"]).to(self.device, memory_format=self.layout)
+        fresh = models.create(settings["arch"]).to(self.device, memory_format=self.layout)
         allowed = sets["train"][~torch.isin(sets["train"], forget)]
         curriculum = self.fit(
             Pixels(fresh, self.arrays, self.device), allowed, self.labels, epochs=settings["curriculum_epochs"],
@@ -142,7 +140,6 @@ class Request(Classifier):
         return self.predict(self.plain, rows)[0].argmax(1) == self.labels[rows]
 
     def check(self) -> Arrays:
-        self.num_steps = 0
         unlearned = self.unlearn()
         forget = self.sets["forget"]
         accuracy = {
@@ -154,7 +151,6 @@ class Request(Classifier):
             "heldout_easy": self.heldout_easy().float(),
             "nearest_distance": self.nearest_distance(self.plain, forget, self.sets["retain"]),
             "adversarial": self.adversarial(self.plain, forget, self.settings["eps"])[0],
-            "steps": torch.tensor(float(self.num_steps)),
             **accuracy,
         }
         return {name: value.detach().float().cpu().numpy() for name, value in outputs.items()}

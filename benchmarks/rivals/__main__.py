@@ -3,13 +3,12 @@
 It never imports JAX or `tmu_jax`. Requests come as one JSON object a line on the standard input, answers go as one a
 line to the standard output; arrays travel in .npz files. The operations:
 
-    {"op": "hello"}                                             -> {"versions": {...}, "threads": n}
+    {"op": "hello"}                                             -> {"versions": {...}}
     {"op": "probe"}                                             -> {"seconds": s}   of a small training step
     {"op": "prepare", "kind", "rival", "settings", "inputs"}    -> {}
-    {"op": "check", "rival", "outputs"}                         -> {"seconds": s}   the first call; writes `outputs`
+    {"op": "check", "rival", "outputs"}                         -> {}               writes `outputs`
     {"op": "run", "rival", "count"}                             -> {"seconds": s}
     {"op": "drop"}                                              -> {}               frees what was prepared
-    {"op": "quit"}                                              -> {}
 
 A request that fails is answered with {"error": "..."} and leaves the others as they are.
 """
@@ -22,25 +21,24 @@ import os
 import pathlib
 import platform
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any, TextIO
 
 from benchmarks import cases
-from benchmarks.files import load_arrays, save_arrays
+from benchmarks.arrays import load_arrays, save_arrays
+from benchmarks.cases import THREADS
 
 PACKAGES = ("torch", "torchattacks", "faiss-cpu", "scikit-learn", "numpy")
-THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 _BUILDERS = {
-    "train": ("benchmarks.rival_kernels", "Train"),
-    "evaluation": ("benchmarks.rival_kernels", "Evaluation"),
-    "attack": ("benchmarks.rival_kernels", "Attack"),
-    "predictor": ("benchmarks.rival_kernels", "Predictor"),
-    "request": ("benchmarks.rival_request", "Request"),
-    cases.FAISS: ("benchmarks.rival_distances", "Faiss"),
-    cases.SKLEARN: ("benchmarks.rival_distances", "ScikitLearn"),
+    "train": ("kernels", "Train"),
+    "evaluation": ("kernels", "Evaluation"),
+    "attack": ("kernels", "Attack"),
+    "predictor": ("kernels", "Predictor"),
+    "request": ("request", "Request"),
+    cases.FAISS: ("distances", "Faiss"),
+    cases.SKLEARN: ("distances", "ScikitLearn"),
 }
 """Module and class by rival, else by kind; imported when asked for."""
 
@@ -64,28 +62,27 @@ class Worker:
             return {"error": f"{type(error).__name__}: {error}"}
 
     def _hello(self, _: dict[str, Any]) -> dict[str, Any]:
-        return {"versions": _versions(), "threads": THREADS}
+        return {"versions": _versions()}
 
     def _probe(self, _: dict[str, Any]) -> dict[str, Any]:
         _set_torch_threads()
-        return {"seconds": importlib.import_module("benchmarks.rival_kernels").probe()}
+        return {"seconds": importlib.import_module("benchmarks.rivals.kernels").probe()}
 
     def _prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         kind, rival = request["kind"], request["rival"]
         module, name = _BUILDERS[rival if rival in _BUILDERS else kind]
-        if module != "benchmarks.rival_distances":
+        if module != "distances":
             _set_torch_threads()
         arrays = load_arrays(pathlib.Path(request["inputs"]))
         settings = {**request["settings"], "threads": THREADS}
-        self._prepared[rival] = getattr(importlib.import_module(module), name)(settings, arrays, rival)
+        self._prepared[rival] = getattr(importlib.import_module(f"benchmarks.rivals.{module}"), name)(
+            settings, arrays, rival
+        )
         return {}
 
     def _check(self, request: dict[str, Any]) -> dict[str, Any]:
-        start = time.perf_counter()
-        outputs = self._prepared[request["rival"]].check()
-        seconds = time.perf_counter() - start
-        save_arrays(pathlib.Path(request["outputs"]), outputs)
-        return {"seconds": seconds}
+        save_arrays(pathlib.Path(request["outputs"]), self._prepared[request["rival"]].check())
+        return {}
 
     def _run(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"seconds": self._prepared[request["rival"]].run(request["count"])}
@@ -118,15 +115,11 @@ def _versions() -> dict[str, str]:
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
-    """Answers requests, a line each, until the end of the input or "quit"."""
+    """Answers requests, a line each, until the end of the input."""
     worker = Worker()
     for line in requests:
-        request = json.loads(line)
-        quits = request["op"] == "quit"
-        answers.write(json.dumps({} if quits else worker.answer(request)) + "\n")
+        answers.write(json.dumps(worker.answer(json.loads(line))) + "\n")
         answers.flush()
-        if quits:
-            return
 
 
 def main() -> None:
