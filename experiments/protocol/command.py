@@ -105,10 +105,10 @@ def announce(prepared: Prepared, console: Console) -> None:
     lines = [
         (f"experiments.{prepared.experiment.name}: preset {first.preset} on {data.name}, {first.arch}", 1),
         (_distance(short, 2 * console.width), 2),
-        (f"why: {'; '.join(prepared.why)}", 1),
+        (f"why: {'; '.join(prepared.why)}", 1 if prepared.left_out else 2),
         (
-            f"work: {compared}{seeds}, {requests}, {sizes} of each of {len(first.classes)} classes; {len(methods)} "
-            f"method{'s' if len(methods) > 1 else ''} and 3 floors: {' '.join(methods)}",
+            f"work: {compared}{seeds}, {requests}, {sizes} of each of {len(first.classes)} classes, {len(methods)} "
+            f"method{'s' if len(methods) > 1 else ''} and 3 floors",
             1,
         ),
         (f"results: {prepared.output}, checkpoints: {prepared.stages}", 2),

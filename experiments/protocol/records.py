@@ -49,7 +49,9 @@ class RecordTable:
 
         Records stand last on disk: a cell that has its records has its samples and features.
         """
-        named = [{**record, "run": self.run} for record in records]
+        # What was not measured is not there.
+        known = [{key: value for key, value in record.items() if value is not None} for record in records]
+        named = [{**record, "run": self.run} for record in known]
         self.records = _replaced(self.records, named, lambda entry: (cell_of(entry), entry["method"]))
         self._samples = _replaced(self._samples, samples, lambda entry: (cell_of(entry), entry["method"]))
         self._features = _replaced(self._features, features, cell_of)
@@ -57,8 +59,8 @@ class RecordTable:
         self._keep_run()
         for name, entries in (("features", self._features), ("samples", self._samples)):
             if entries:
-                write_whole(self._output / f"{name}.json", "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
-        write_whole(self._output / "results.jsonl", "".join(json.dumps(record) + "\n" for record in self.records))
+                write_whole(self._output / f"{name}.json", "[\n" + ",\n".join(map(_line, entries)) + "\n]\n")
+        write_whole(self._output / "results.jsonl", "".join(_line(record) + "\n" for record in self.records))
         self._done |= {(cell_of(record), record["method"]) for record in named}
 
     def _keep_run(self) -> None:
@@ -105,6 +107,10 @@ def _replaced(held: Sequence[Record], new: Sequence[Record], key: Callable[[Reco
     return [entry for entries in (groups | fresh).values() for entry in entries]
 
 
+def _line(entry: Record) -> str:
+    return json.dumps(entry, separators=(",", ":"))
+
+
 def _amortise(records: Sequence[Record]) -> None:
     """Divides the seconds of each shared part among its users, in `seconds_amortised`.
 
@@ -128,7 +134,7 @@ def _amortise(records: Sequence[Record]) -> None:
         own = ("unlearning", "retraining")
         saved = sum(s * (1 - 1 / users[p]) for p, s in record["seconds_by_part"].items() if p not in own)
         record["seconds_amortised"] = record["seconds"] - saved
-        if record["retraining_share"] is None:
+        if "retraining_share" not in record:
             continue
         scale = record["seconds_amortised"] / record["seconds"] if record["seconds"] else 1.0
         record["retraining_share_amortised"] = record["retraining_share"] * scale

@@ -31,7 +31,7 @@ def body(output: pathlib.Path) -> Body:
 
 def _summary(arms: Sequence[Results], scope: Scope) -> Table:
     """A row for each choice of features."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for results in arms:
         keys = ("predictor_accuracy", "predictor_auc", "heldout_predictor_accuracy", "heldout_predictor_auc")
         own = {key: text(results.estimate(scope, _method(results), key)) for key in keys}
@@ -45,7 +45,9 @@ def _summary(arms: Sequence[Results], scope: Scope) -> Table:
     headings = ("features", "accuracy on D_f", "AUC on D_f", "accuracy − majority floor", "called easy / truly, %")
     caption = "On D_test the predictor was trained. Differences are paired. " + interval_note(arms[0])
     title = f"Predictors by their features, {over(arms[0], scope)}"
-    return Table(title, (*headings, "D_test: accuracy / AUC"), tuple(rows), len(FLOORS), caption)
+    # A terminal has room for what a difference is, and the sentence says which are shown.
+    compact = Table(title, headings, tuple((*row[:3], row[3].partition(",")[0], row[4]) for row in rows), len(FLOORS))
+    return Table(title, (*headings, "D_test: accuracy / AUC"), tuple(rows), len(FLOORS), caption, compact)
 
 
 def _method(results: Results) -> str:

@@ -200,7 +200,13 @@ def _draw_line(
     known = [(x, estimate.mean) for x, estimate in points if estimate.mean is not None]
     if not known:
         return
-    line = {"marker": marker, "color": color, "linewidth": width, "markersize": 5, "label": shown(label)}
+    line: dict[str, Any] = {
+        "marker": marker,
+        "color": color,
+        "linewidth": width,
+        "markersize": 5,
+        "label": shown(label),
+    }
     panel.plot(*zip(*known, strict=True), style, **line)
     for x, estimate in points:
         if estimate.low is not None and estimate.high is not None:

@@ -56,11 +56,14 @@ class Commands(NamedTuple):
     lines: Sequence[str]
 
 
+Part = Table | str | list[str] | Commands | Picture
+
+
 class Section(NamedTuple):
     """A folded part of a report: its title, and tables, paragraphs, lists of sentences, commands and pictures."""
 
     title: str
-    parts: Sequence[Table | str | list[str] | Commands | Picture]
+    parts: Sequence[Part]
 
 
 @dataclass(frozen=True)

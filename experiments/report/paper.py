@@ -42,7 +42,7 @@ def paper_differences(results: Results) -> list[str]:
         for field, theirs in PAPER_SETTINGS[_experiment(results)].items()
         if ours[field] != theirs
     ]
-    runs = dict.fromkeys(record.get("run") for record in results.records)
+    runs = dict.fromkeys(str(record.get("run")) for record in results.records)
     said = [shortfall for run in runs for shortfall in results.runs.get(run, {}).get("shortfalls") or []]
     return fields or list(dict.fromkeys(said))
 

@@ -26,7 +26,10 @@ FEATURES = {"NF": "nearest distance", "AF": "adversarial loss", "CF": "curriculu
 PROBLEMS = {"twin": "twin problem\n(D_test, labels known)", "original": "original problem\n(D_f, gold's answers)"}
 STYLE: Any = {
     "font.size": 11,
-    "font.family": "DejaVu Sans",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    # Text stays text: small files, and names that can be searched for.
+    "svg.fonttype": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,

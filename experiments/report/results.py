@@ -131,7 +131,9 @@ class Results:
         figures = self.figures(scope, method, key)
         if len(self.seeds) > 1:
             return (
-                Estimate(_mean(figures)) if np.isnan(figures.to_numpy()).any() else over_seeds(figures.mean(axis=1).tolist())
+                Estimate(_mean(figures))
+                if np.isnan(figures.to_numpy()).any()
+                else over_seeds(figures.mean(axis=1).tolist())
             )
         return over_images(_mean(figures), self._replicates(scope, method, key))
 
@@ -181,7 +183,9 @@ class Results:
         """
         cell = (scope, method, key)
         if cell not in self._found:
-            targets = [*self.class_names] if scope == MEAN and self.class_names else [POOLED if scope == MEAN else scope]
+            targets = (
+                [*self.class_names] if scope == MEAN and self.class_names else [POOLED if scope == MEAN else scope]
+            )
             found = self._by_method(key).get(method, pd.DataFrame(dtype=float))
             found = found[[str(target) for target in targets if str(target) in found]]
             known = found.notna().to_numpy()

@@ -79,7 +79,7 @@ def main_table(groups: Sequence[Results]) -> Table:
     # Of several settings the floors stand under the methods of all.
     compact, rows = ([*sorted(found, key=lambda row: row[0].startswith("floor: "))] for found in (compact, rows))
     title = averaged(groups[0])
-    caption = "A_t, A_f: accuracy on test and forgotten images, percent. gap: |A_f - gold's A_f|, points. agreement: "
+    caption = "A_t, A_f: accuracy on test and forgotten images, percent. gap: from A_f to gold's, points. agreement: "
     caption += "percent of D_f on which right and wrong agree with gold's. distance: activation distance to gold. "
     caption += f"s: seconds of a request. {interval_note(groups[0])}"
     plain_heads = tuple(heading.replace("-\n", "") for heading in MAIN.values())
@@ -193,7 +193,7 @@ def _predictor_table(results: Results, method: str, names: str) -> Table:
 def cost_table(results: Results) -> Table:
     """Seconds of a request, by part, and as a share of retraining, in full and amortised."""
     parts = list(dict.fromkeys(part for r in results.records for part in r.get("seconds_by_part") or {}))
-    columns = {"in full: s / % of retraining": ("seconds", "retraining_share")}
+    columns: dict[str, tuple[str, ...]] = {"in full: s / % of retraining": ("seconds", "retraining_share")}
     columns |= {"amortised: s / % of retraining": ("seconds_amortised", "retraining_share_amortised")}
     columns |= {"compile s": ("compile_seconds",)}
     columns |= {part.replace("_", " "): (f"seconds_by_part/{part}",) for part in parts}

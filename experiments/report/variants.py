@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.report.formats import BETTER, WORSE, display_name, finding, text
 from experiments.report.intervals import Estimate
-from experiments.report.page import Body, Picture, Section
+from experiments.report.page import Body, Part, Picture, Section
 from experiments.report.pictures import BLUE, GREY, STYLE, VERMILION, draw_estimate, save, shown
 from experiments.report.results import MEAN, ORIGINAL, POOLED, Results, Scope, load_results
 from experiments.report.tables import Table, compared, interval_note, over
@@ -37,7 +37,8 @@ def body(output: pathlib.Path) -> Body:
     defaults = [results for results in groups if results.setting["variant"] == "default"]
     if not defaults:
         raise ValueError(f"{output} holds no record of the default, which every variant is compared with")
-    found = []
+    first: Body | None = None
+    sections: list[Section] = []
     for default in defaults:
         size = default.setting["num_forget"]
         scope: Scope = POOLED if default.has_pooled else MEAN
@@ -48,13 +49,14 @@ def body(output: pathlib.Path) -> Body:
         caption += "the default. Paired; bars are 95 % confidence intervals."
         alt = "Differences of every variant to the default in agreement and forget gap"
         picture = Picture(stem, alt, caption, partial(draw_forest, [*arms, *references], stem=stem))
-        findings = _findings(arms)
-        found.append((findings, _table(arms, references, default, scope), picture, size))
-    sections = [
-        Section(f"Which open choices matter ({size} images a class)", [findings, *([table, picture] if i else [])])
-        for i, (findings, table, picture, size) in enumerate(found)
-    ]
-    return Body(found[0][0][0], found[0][1], found[0][2], sections)
+        table, findings = _table(arms, references, default, scope), _findings(arms)
+        first = first or Body(findings[0], table, picture, sections)
+        # The first size's stand at the top of the page.
+        more: list[Part] = [table, picture]
+        parts: list[Part] = [findings, *(more if sections else [])]
+        sections.append(Section(f"Which open choices matter ({size} images a class)", parts))
+    assert first is not None
+    return first
 
 
 def _compare(results: Results, default: Results, scope: Scope) -> Arm:
@@ -94,16 +96,13 @@ def _findings(arms: Sequence[Arm]) -> list[str]:
     """The first sentence says what matters; then a sentence for each readout on the variants that were not shown to."""
     known = {key: {arm.name: finding(arm.differences[key], key) for arm in arms} for key in KEYS}
     told = []
-    for word in (BETTER, WORSE):
-        for key in KEYS:
-            name = READOUTS[key]
-            found = [
-                f"{arm.name} ({name} {text(arm.differences[key])})" for arm in arms if known[key][arm.name] == word
-            ]
-            told += [f"{word}: {', '.join(found)}"] if found else []
-    count = sum(any(known[key][arm.name] in (BETTER, WORSE) for key in KEYS) for arm in arms)
-    lines = [f"Of {len(arms)} flipped choices {count or 'none'} {'is' if count < 2 else 'are'} shown to matter"]
-    lines[0] += f" ({'; '.join(told)})." if told else "."
+    for arm in arms:
+        shifts = [f"{known[k][arm.name]} in {READOUTS[k]}, {text(arm.differences[k])}" for k in KEYS
+                  if known[k][arm.name] in (BETTER, WORSE)]  # fmt: skip
+        told += [f"{arm.name} ({'; '.join(shifts)})"] if shifts else []
+    verb = "is" if len(told) == 1 else "are"
+    lines = [f"Of {len(arms)} flipped choices {len(told) or 'none'} {verb} shown to matter"]
+    lines[0] += f": {', '.join(told)}." if told else "."
     for key in KEYS:
         unsure = [arm.name for arm in arms if known[key][arm.name] not in (BETTER, WORSE)]
         lines += [f"No difference shown in {READOUTS[key]}: {'; '.join(unsure)}."] if unsure else []

@@ -21,7 +21,7 @@ from experiments.report.formats import plain, to_markdown
 from experiments.report.page import Body, Picture, Section, setting_line, standing, title
 from experiments.report.paper import paper_differences, paper_tables
 from experiments.report.pictures import draw_features, draw_overview
-from experiments.report.results import MEAN, POOLED, Results, load_results
+from experiments.report.results import MEAN, POOLED, load_results
 from experiments.report.tables import (
     Table,
     accuracy_table,
@@ -35,6 +35,8 @@ from experiments.report.verdict import verdict
 
 SCREEN_LINES = 40
 NAME_WIDTH = 24
+GAP = 2
+"""Between columns."""
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
@@ -85,7 +87,8 @@ def print_table(output: pathlib.Path, console: Console | None = None, body: Body
     below = sum(len(console.render_lines(text)) for text in (sentence, folder))
     table = body.table.compact or body.table
     console.print(Text(f"{table.title}:", style="bold"))
-    _print_fitting(table, console, SCREEN_LINES - below - 2)
+    _print_fitting(table, console, SCREEN_LINES - below - 3)
+    console.print()
     console.print(sentence)
     console.print(folder, soft_wrap=True)
 
@@ -137,37 +140,34 @@ def _environment(finalize: Callable[[Any], str], inlined: Callable[[Picture], st
 
 def _print_fitting(table: Table, console: Console, lines: int) -> None:
     """Prints as many columns and rows as the screen holds; summary rows stay."""
-    columns, rows = len(table.headings), [*table.rows]
-    # Measured on an endless line: a measurement never exceeds the width it is given.
-    endless = console.options.update(width=100_000)
-    while (
-        columns > 2 and console.measure(_rich(table, rows, columns, console), options=endless).minimum > console.width
-    ):
-        columns -= 1
-    body_rows = len(rows) - table.num_summary
-    while body_rows > 1 and len(console.render_lines(_rich(table, rows, columns, console))) > lines - 1:
-        body_rows -= 1
-        del rows[body_rows]
-    console.print(_rich(table, rows, columns, console))
-    left_out = {"row": len(table.rows) - len(rows), "column": len(table.headings) - columns}
+    rows, num_body = [*table.rows], len(table.rows) - table.num_summary
+    longest = [max(len(row[index]) for row in rows) for index in range(len(table.headings))]
+    # Figures stand on one line; headings and names may be folded.
+    words = [max(map(len, heading.split())) for heading in table.headings]
+    widths = [min(longest[0], NAME_WIDTH), *(max(pair) for pair in zip(longest[1:], words[1:], strict=True))]
+    while len(widths) > 2 and sum(widths) + GAP * (len(widths) - 1) > console.width:
+        widths.pop()
+    room = console.width - sum(widths[1:]) - GAP * (len(widths) - 1)
+    widths[0] = min(longest[0], max(room, 1))
+    while num_body > 1 and len(console.render_lines(_rich(table, rows, widths, console))) > lines - 1:
+        num_body -= 1
+        del rows[num_body]
+    console.print(_rich(table, rows, widths, console))
+    left_out = {"row": len(table.rows) - len(rows), "column": len(table.headings) - len(widths)}
     if any(left_out.values()):
         counts = " and ".join(f"{n} more {word}{'s' if n > 1 else ''}" for word, n in left_out.items() if n)
         console.print(Text(f"{counts} in the report"))
 
 
-def _rich(table: Table, rows: Sequence[tuple[str, ...]], columns: int, console: Console) -> RichTable:
-    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for index, heading in enumerate(table.headings[:columns]):
+def _rich(table: Table, rows: Sequence[tuple[str, ...]], widths: Sequence[int], console: Console) -> RichTable:
+    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, GAP - 1, 0, 0))
+    for index, width in enumerate(widths):
         justify: Any = "right" if index else "left"
-        # Figures stand on one line; headings and names may be folded.
-        longest = max(len(row[index]) for row in table.rows)
-        shown.add_column(
-            Text(heading), justify=justify, overflow="fold", min_width=longest if index else min(longest, NAME_WIDTH)
-        )
+        shown.add_column(Text(table.headings[index]), justify=justify, overflow="fold", width=width)
     for number, row in enumerate(rows):
         if number == len(rows) - table.num_summary:
             shown.add_section()
-        shown.add_row(*(Text(_encodable(cell, console)) for cell in row[:columns]))
+        shown.add_row(*(Text(_encodable(cell, console)) for cell in row[: len(widths)]))
     return shown
 
 
