@@ -77,7 +77,7 @@ def _draw_overview_panel(panel: Axes, results: Results, methods: Sequence[str], 
             panel.axvspan(estimate.low, estimate.high, color=color, alpha=0.1, linewidth=0)
     for row, method in enumerate(methods):
         within = results.for_method(method)
-        classes = within.figures("mean", method, key).mean().tolist() if len(results.class_names) > 1 else []
+        classes = within.figures("mean", method, key).by_class if len(results.class_names) > 1 else []
         panel.plot(classes, [row] * len(classes), "o", color=GREY, markersize=3, alpha=0.5, markeredgewidth=0)
         draw_estimate(panel, row, within.mean(method, key), BLUE)
     panel.grid(axis="x", color="#dddddd", linewidth=0.7)

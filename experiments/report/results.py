@@ -2,10 +2,11 @@
 
 import json
 import pathlib
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,45 @@ SETTING_FIELDS = (
 )
 # The fields by which an entry of samples.json finds its setting.
 SAMPLE_FIELDS = ("variant", "num_forget", "ratio")
+
+
+class Figures(NamedTuple):
+    """What a mean is taken over, without the seeds and classes that have no figure at all.
+
+    Attributes:
+        seeds: of the rows.
+        classes: of the columns, as text.
+        values: float[seeds, classes], NaN where a seed lacks a class that another one has.
+    """
+
+    seeds: list[int]
+    classes: list[str]
+    values: np.ndarray
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over classes of the means over seeds: a class counts once, however many seeds measured it."""
+        return statistics.fmean(self.by_class) if self.values.size else None
+
+    @property
+    def by_class(self) -> list[float]:
+        """The mean over seeds of every class; exact, so that no order of summation shows in a rounded figure."""
+        return [statistics.fmean(column[~np.isnan(column)]) for column in self.values.T]
+
+    @property
+    def by_seed(self) -> list[float]:
+        """The mean over classes of every seed."""
+        return [statistics.fmean(row) for row in self.values]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every seed has every class."""
+        return not np.isnan(self.values).any()
+
+    def is_measured_as(self, other: "Figures") -> bool:
+        """Whether both have the same seeds and classes."""
+        gaps = np.isnan(self.values), np.isnan(other.values)
+        return self[:2] == other[:2] and np.array_equal(*gaps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,14 +168,10 @@ class Results:
             method: a method or floor.
             key: the readout; `a/b` reaches the entry b of the dict under a.
         """
-        figures = self.figures(scope, method, key)
+        found = self.figures(scope, method, key)
         if len(self.seeds) > 1:
-            return (
-                Estimate(_mean(figures))
-                if np.isnan(figures.to_numpy()).any()
-                else over_seeds(figures.mean(axis=1).tolist())
-            )
-        return over_images(_mean(figures), self._replicates(scope, method, key))
+            return over_seeds(found.by_seed) if found.is_whole else Estimate(found.mean)
+        return over_images(found.mean, self._replicates(scope, method, key))
 
     def difference(
         self,
@@ -162,42 +198,45 @@ class Results:
         """
         other, theirs_key = other or self, reference_key or key
         ours, theirs = self.figures(scope, method, key), other.figures(scope, reference, theirs_key)
-        if ours.empty or theirs.empty:
+        if ours.mean is None or theirs.mean is None:
             return Estimate(None)
-        plain = Estimate((_mean(ours) or 0.0) - (_mean(theirs) or 0.0))
-        if not ours.notna().equals(theirs.notna()):
+        plain = Estimate(ours.mean - theirs.mean)
+        if not ours.is_measured_as(theirs):
             return plain
         if len(self.seeds) > 1:
             # What a seed does to both cancels, so the interval is narrower than one from two separate intervals.
-            paired = ours.mean(axis=1) - theirs.mean(axis=1)
-            return plain if np.isnan(ours.to_numpy()).any() else over_seeds(paired.tolist())
+            return (
+                over_seeds([mine - other for mine, other in zip(ours.by_seed, theirs.by_seed, strict=True)])
+                if ours.is_whole
+                else plain
+            )
         drawn, drawn_too = self._replicates(scope, method, key), other._replicates(scope, reference, theirs_key)
         if drawn is None or drawn_too is None or self._labels() != other._labels():
             return plain
         return over_images(plain.mean, drawn - drawn_too)
 
-    def figures(self, scope: Scope, method: str, key: str) -> pd.DataFrame:
-        """float[seeds, classes]: what a mean is taken over, without the seeds and classes that have no figure at all.
-
-        Args: as for `estimate`. NaN where a seed lacks a class that another one has.
-        """
-        cell = (scope, method, key)
-        if cell not in self._found:
-            targets = (
-                [*self.class_names] if scope == MEAN and self.class_names else [POOLED if scope == MEAN else scope]
-            )
-            found = self._by_method(key).get(method, pd.DataFrame(dtype=float))
-            found = found[[str(target) for target in targets if str(target) in found]]
-            known = found.notna().to_numpy()
-            self._found[cell] = found.loc[known.any(axis=1), known.any(axis=0)]
-        return self._found[cell]
-
-    def _by_method(self, key: str) -> dict[str, pd.DataFrame]:
-        """float[seeds, classes] of a readout by method."""
+    def figures(self, scope: Scope, method: str, key: str) -> Figures:
+        """What a figure is a mean over; arguments as for `estimate`."""
         if key not in self._tables:
-            wide = self._frame[key].astype(float).unstack("target_class") if key in self._frame else pd.DataFrame()
-            self._tables[key] = {str(m): wide.loc[m] for m in wide.index.unique(0)} if len(wide) else {}
-        return self._tables[key]
+            found = self._frame[key] if key in self._frame else pd.Series(np.nan, self._frame.index)
+            self._tables[key] = found.astype(float).unstack("target_class")
+        table, rows = self._tables[key], self._rows.get(method, [])
+        targets = [*self.class_names] if scope == MEAN and self.class_names else [POOLED if scope == MEAN else scope]
+        columns = [table.columns.get_loc(str(target)) for target in targets if str(target) in table.columns]
+        values = table.to_numpy()[np.ix_(rows, columns)]
+        known = ~np.isnan(values)
+        seeds, classes = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
+        return Figures(
+            [int(table.index[rows[i]][1]) for i in seeds],
+            [str(table.columns[columns[i]]) for i in classes],
+            values[np.ix_(seeds, classes)],
+        )
+
+    @cached_property
+    def _rows(self) -> dict[str, list[int]]:
+        """The rows of a method in a table of `_tables`."""
+        cells = sorted({(method, seed) for method, seed, _ in self._frame.index})
+        return {method: [i for i, (m, _) in enumerate(cells) if m == method] for method, _ in cells}
 
     @cached_property
     def _frame(self) -> pd.DataFrame:
@@ -206,11 +245,8 @@ class Results:
         return pd.json_normalize(rows, sep="/").set_index(["method", "seed", "target_class"])
 
     @cached_property
-    def _tables(self) -> dict[str, dict[str, pd.DataFrame]]:
-        return {}
-
-    @cached_property
-    def _found(self) -> dict[tuple[Scope, str, str], pd.DataFrame]:
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        """By readout float[method and seed, class]."""
         return {}
 
     def _labels(self) -> list[list[int]]:
@@ -221,16 +257,23 @@ class Results:
     def _resampled(self) -> Replicates | None:
         if self.interval_source != "images":
             return None
-        shares = self.figures(MEAN, COUNT_MATCHED, "forget_accuracy") if self.class_names else pd.DataFrame()
+        _, classes, shares = self.figures(MEAN, COUNT_MATCHED, "forget_accuracy")
         entries = [entry for entry in self.samples if entry["seed"] == self.seeds[0]]
-        return Replicates(entries, {int(target): float(shares[target].iloc[0]) for target in shares})
+        return Replicates(
+            entries,
+            {
+                int(c): float(share)
+                for c, share in zip(classes, shares[0] if len(shares) else (), strict=True)
+                if c != POOLED
+            },
+        )
 
     def _replicates(self, scope: Scope, method: str, key: str) -> np.ndarray | None:
         if self._resampled is None:
             return None
         if scope == POOLED or not self.class_names:
             return self._resampled.pooled(method, key)
-        return self._resampled.mean([int(c) for c in self.figures(scope, method, key)], method, key)
+        return self._resampled.mean([int(c) for c in self.figures(scope, method, key).classes], method, key)
 
 
 def load_results(output: pathlib.Path) -> list[Results]:
@@ -280,8 +323,3 @@ def setting_value(record: Record, name: str) -> Any:
     """A field of the setting; without a variant it is the default one."""
     value = record.get(name)
     return "default" if name == "variant" and value is None else value
-
-
-def _mean(figures: pd.DataFrame) -> float | None:
-    """The mean over classes of the means over seeds: a class counts once, however many seeds measured it."""
-    return None if figures.empty else float(np.nanmean(np.nanmean(figures.to_numpy(), axis=0)))
