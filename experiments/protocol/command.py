@@ -102,6 +102,7 @@ def announce(prepared: Prepared, console: Console) -> None:
     sizes = " ".join(dict.fromkeys(str(arm.num_forget) for arm in arms))
     methods = list(dict.fromkeys(name for arm in arms for name in arm.methods))
     seeds = f"{len(first.seeds)} seed{'s' if len(first.seeds) > 1 else ''}"
+    elsewhere = "" if prepared.stages.parent == prepared.output else f", checkpoints: {prepared.stages}"
     lines = [
         (f"experiments.{prepared.experiment.name}: preset {first.preset} on {data.name}, {first.arch}", 1),
         (_distance(short, 2 * console.width), 2),
@@ -111,7 +112,7 @@ def announce(prepared: Prepared, console: Console) -> None:
             f"method{'s' if len(methods) > 1 else ''} and 3 floors",
             1,
         ),
-        (f"results: {prepared.output}, checkpoints: {prepared.stages}", 2),
+        (f"results: {prepared.output}{elsewhere}", 2),
     ]
     if prepared.left_out:
         lines.append((f"left out: {len(prepared.left_out)}, all named in config.json: {prepared.left_out[0]}", 1))

@@ -235,14 +235,21 @@ class Results:
     @cached_property
     def _rows(self) -> dict[str, list[int]]:
         """The rows of a method in a table of `_tables`."""
-        cells = sorted({(method, seed) for method, seed, _ in self._frame.index})
-        return {method: [i for i, (m, _) in enumerate(cells) if m == method] for method, _ in cells}
+        cells = sorted({(number, seed) for number, seed, _ in self._frame.index})
+        return {m: [i for i, (n, _) in enumerate(cells) if n == number] for m, number in self._numbers.items()}
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {method: number for number, method in enumerate((*self.methods, *self.floors))}
 
     @cached_property
     def _frame(self) -> pd.DataFrame:
-        """The records, one a row, by method, seed and class (as text); nested dicts as `outer/inner`."""
-        rows = [{**record, "target_class": str(record["target_class"])} for record in self.records]
-        return pd.json_normalize(rows, sep="/").set_index(["method", "seed", "target_class"])
+        """The records' numbers, a record a row, by method (its number), seed and class (as text)."""
+        # Names stay outside: pandas cannot hold every text that JSON can.
+        rows = [{k: v for k, v in record.items() if not isinstance(v, str | list)} for record in self.records]
+        cells = [(self._numbers[r["method"]], r["seed"], str(r["target_class"])) for r in self.records]
+        index = pd.MultiIndex.from_tuples(cells, names=["method", "seed", "target_class"])
+        return pd.json_normalize(rows, sep="/").set_index(index)
 
     @cached_property
     def _tables(self) -> dict[str, pd.DataFrame]:

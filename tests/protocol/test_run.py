@@ -21,9 +21,11 @@ from tmu_jax.training import Recipe
 from tmu_jax.unlearning import METHODS
 
 REQUIRED_KEYS = (
-    "dataset preset arch num_train epochs requests target_class num_forget heldout_source seed method test_accuracy "
-    "forget_accuracy retain_accuracy forget_gap agreement activation_distance kl js predictor_accuracy predictor_auc "
-    "seconds compile_seconds retraining_share why shortfalls versions device git_revision"
+    "dataset preset arch num_train epochs requests target_class num_forget heldout_source seed method run "
+    "forget_accuracy forget_gap agreement notes"
+).split()
+MEASURED_KEYS = (
+    "test_accuracy retain_accuracy activation_distance kl js seconds compile_seconds retraining_share seconds_by_part"
 ).split()
 TIMES = {"seconds", "compile_seconds", "retraining_share", "seconds_by_part", "seconds_amortised"}
 TIMES |= {"retraining_share_amortised"}
@@ -96,6 +98,11 @@ def test_a_record_for_every_class_and_method_and_the_pooled_row(finished, data):
     assert records == [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
     for record in records:
         assert set(REQUIRED_KEYS) <= set(record)
+        assert record["method"].startswith("floor_") or set(MEASURED_KEYS) <= set(record)
+        assert ("predictor_accuracy" in record) == (record["method"] == "twin")
+    (run,) = json.loads((output / "config.json").read_text())["runs"].items()
+    assert run == (records[0]["run"], CONFIG)
+    assert not set(CONFIG) & {key for record in records for key in record}
     assert str(output) not in (output / "results.jsonl").read_text() + (output / "config.json").read_text()
 
 
@@ -120,7 +127,7 @@ def test_the_report_is_written_from_a_run(finished):
     output, _ = finished
     text = report.write_report(output).read_text()
     assert "twin" in text
-    assert (output / "gap.png").stat().st_size > 1000
+    assert (output / "overview.svg").stat().st_size > 1000
 
 
 def stop_twice(function, seen):
