@@ -14,16 +14,15 @@ from rich.console import Console
 import tmu_jax
 from experiments.protocol import run as runner
 from experiments.protocol.experiment import Experiment, choose, settings_of, shortfalls
+from experiments.protocol.records import with_run
 from experiments.protocol.requests import check_methods
 from experiments.protocol.settings import Settings
 from experiments.report import write as report
+from experiments.report.formats import plain
 from tmu_jax.data import Dataset
 
 ERRORS = (ValueError, TypeError, OSError, pickle.UnpicklingError, FloatingPointError)
 """What a caller's values or files may raise: said in one line."""
-
-MAX_LEFT_OUT = 10
-"""Sentences on bad files that are printed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Prepared:
         """What config.json says beside the settings."""
         command = shlex.join(["python", "-m", f"experiments.{self.experiment.name}", *public_arguments(arguments)])
         machine = runner.config_of_machine(command, self.data, self.short, self.why)
-        return {"experiment": self.experiment.name, **machine, "left_out": self.left_out}
+        return with_run({"experiment": self.experiment.name, **machine, "left_out": self.left_out}, self.output)
 
 
 def prepare(experiment: Experiment, options: Any) -> Prepared:
@@ -92,41 +91,60 @@ def prepare(experiment: Experiment, options: Any) -> Prepared:
 
 
 def announce(prepared: Prepared, console: Console) -> None:
-    """The first lines: what runs, on what, why, and how far from the paper's setting it is."""
+    """The first screen, at most 8 lines: what runs, on what, how far from the paper's setting, why, and where.
+
+    What does not fit stands in config.json and in the report.
+    """
     short, data, arms = prepared.short, prepared.data, prepared.arms
-    setting = "the paper's setting" if not short else "NOT the paper's setting: " + "; ".join(short)
     first = arms[0]
-    lines = [
-        f"experiments.{prepared.experiment.name}: preset {first.preset} on {data.name} ({data.source}), {first.arch}; "
-        f"{setting}",
-        "why: " + "; ".join(prepared.why),
-    ]
     requests = "one combined request" if first.requests == "combined" else f"{len(first.classes)} requests"
-    compared = "" if len(arms) == 1 else f"{len(arms)} arms ({', '.join(arm.variant for arm in arms)}), "
-    sizes = ", ".join(dict.fromkeys(str(arm.num_forget) for arm in arms))
-    methods = " ".join(dict.fromkeys(name for arm in arms for name in arm.methods))
-    lines.append(
-        f"work: {compared}{len(first.seeds)} seed(s), {requests}, {sizes} images of each of {len(first.classes)} "
-        f"classes, methods {methods}; two gold models a request; results in {prepared.output}, checkpoints in "
-        f"{prepared.stages}"
-    )
-    lines += [f"left out: {sentence}" for sentence in prepared.left_out[:MAX_LEFT_OUT]]
-    if len(prepared.left_out) > MAX_LEFT_OUT:
-        lines.append(f"left out: {len(prepared.left_out) - MAX_LEFT_OUT} more, all named in config.json")
-    for line in lines:
-        console.print(line, highlight=False, markup=False)
+    compared = "" if len(arms) == 1 else f"{len(arms)} arms, "
+    sizes = " ".join(dict.fromkeys(str(arm.num_forget) for arm in arms))
+    methods = list(dict.fromkeys(name for arm in arms for name in arm.methods))
+    seeds = f"{len(first.seeds)} seed{'s' if len(first.seeds) > 1 else ''}"
+    elsewhere = "" if prepared.stages.parent == prepared.output else f", checkpoints: {prepared.stages}"
+    lines = [
+        (f"experiments.{prepared.experiment.name}: preset {first.preset} on {data.name}, {first.arch}", 1),
+        (_distance(short, 2 * console.width), 2),
+        (f"why: {'; '.join(prepared.why)}", 1 if prepared.left_out else 2),
+        (
+            f"work: {compared}{seeds}, {requests}, {sizes} of each of {len(first.classes)} classes, {len(methods)} "
+            f"method{'s' if len(methods) > 1 else ''} and 3 floors",
+            1,
+        ),
+        (f"results: {prepared.output}{elsewhere}", 2),
+    ]
+    if prepared.left_out:
+        lines.append((f"left out: {len(prepared.left_out)}, all named in config.json: {prepared.left_out[0]}", 1))
+    for line, most in lines:
+        kept, wide = plain(line), console.width * most
+        kept = kept if len(kept) <= wide or line.startswith("results") else kept[: wide - 1] + "…"
+        console.print(kept, highlight=False, markup=False, soft_wrap=True)
+
+
+def _distance(short: Sequence[str], wide: int) -> str:
+    """How far a run is from the paper's setting: as many of its phrases as fit, and how many there are more."""
+    if not short:
+        return "the paper's setting"
+    for count in range(len(short), 0, -1):
+        # What a phrase says of the paper is left to config.json.
+        said = ", ".join(phrase.split(" instead of ")[0] for phrase in short[:count])
+        more = f", {len(short) - count} more in config.json" if count < len(short) else "; see config.json"
+        text = f"NOT the paper's setting: {said}{more}"
+        if len(text) <= wide:
+            break
+    return text
 
 
 def execute(prepared: Prepared, arguments: Sequence[str], console: Console) -> None:
-    """Runs the cells, writes the report and prints its tables."""
+    """Runs the cells, writes the report and prints its last screen."""
     announce(prepared, console)
     output = prepared.output
     config = prepared.config(arguments)
     runner.run(prepared.arms, prepared.data, output, config, console, prepared.stages)
-    body = report.STANDARD if prepared.experiment.body is None else prepared.experiment.body(output)
+    body = (prepared.experiment.body or report.standard)(output)
     report.write_report(output, body)
     report.print_table(output, console, body)
-    console.print(f"records, report and pictures: {output}", highlight=False, markup=False)
 
 
 def main(experiment: Experiment, kind: type, arguments: Sequence[str] | None = None) -> int:

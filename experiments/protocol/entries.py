@@ -45,8 +45,6 @@ class Entries:
                 **self._base(target, name),
                 **dataclasses.asdict(readouts),
                 "test_accuracy_outside_heldout": outside,
-                "predictor_accuracy": None,
-                "predictor_auc": None,
             }
             if model.prediction is not None:
                 record |= self._quality(model.prediction, gold_outputs, only_class)
@@ -65,10 +63,6 @@ class Entries:
         return [
             {
                 **self._base(target, name),
-                **_NO_READOUTS,
-                "forget_accuracy": None,
-                "forget_gap": None,
-                "agreement": None,
                 **self._quality(prediction, gold_outputs, only_class),
                 **costs,
                 "notes": list(prediction.notes),
@@ -87,7 +81,7 @@ class Entries:
         for target, only_class in self._targets():
             found = evaluation.floors(problem, gold_outputs, original_outputs, second_outputs, only_class)
             for name, floor in found.items():
-                record = {**self._base(target, name), **_NO_READOUTS, **floor._asdict(), "notes": []}
+                record = {**self._base(target, name), **floor._asdict(), "notes": []}
                 if name == "floor_gold_gold":
                     readouts, _ = evaluation.compare(problem, second_outputs, gold_outputs, only_class)
                     record |= dataclasses.asdict(readouts)
@@ -185,12 +179,6 @@ class Entries:
 
 def _bits(values: np.ndarray) -> str:
     return "".join("1" if value else "0" for value in values)
-
-
-_NO_READOUTS: Record = dict.fromkeys(
-    ("test_accuracy", "retain_accuracy", "activation_distance", "kl", "js", "predictor_accuracy", "predictor_auc",
-     "seconds", "compile_seconds", "retraining_share")
-)  # fmt: skip
 
 
 def _quality_fields(on_forget: Any, on_heldout: Any) -> Record:

@@ -19,7 +19,7 @@ class Display:
     def __init__(self, console: Console) -> None:
         """Args: console: where to show it; a console that is no terminal gets the finished stages' lines alone."""
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -54,7 +54,7 @@ class Display:
     def found(self, description: str) -> None:
         """A stage was there already."""
         self._finish_stage()
-        self._progress.console.print(f"found    {description}", highlight=False)
+        self._progress.console.print(f"found    {description}", highlight=False, markup=False)
 
     def start(self, description: str) -> StageProgress:
         """A stage begins; returns the function that it calls with (done, total)."""
@@ -67,13 +67,15 @@ class Display:
             self._progress.update(self._stage, completed=done, total=total)
             if not self._progress.console.is_terminal and time.perf_counter() - self._last_line > LINE_SECONDS:
                 self._last_line = time.perf_counter()
-                self._progress.console.print(f"     {done / total:4.0%} {description}", highlight=False)
+                self._progress.console.print(f"     {done / total:4.0%} {description}", highlight=False, markup=False)
 
         return update
 
     def _finish_stage(self) -> None:
         if self._current is not None:
             description, start = self._current
-            self._progress.console.print(f"{time.perf_counter() - start:7.1f}s {description}", highlight=False)
+            self._progress.console.print(
+                f"{time.perf_counter() - start:7.1f}s {description}", highlight=False, markup=False
+            )
             self._current = None
             self._progress.update(self._stage, visible=False)

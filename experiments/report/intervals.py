@@ -1,7 +1,7 @@
 """Confidence intervals: Student's t over seeds, the bootstrap over forgotten images. Nothing here knows of records."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,25 +49,6 @@ def over_seeds(values: Sequence[float]) -> Estimate:
         return Estimate(mean)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
     return Estimate(mean, mean - half, mean + half, "seeds")
-
-
-def paired_over_seeds(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate:
-    """The mean of the differences ours - theirs, seed by seed, and its Student-t interval.
-
-    What a seed does to both cancels, so the interval is narrower than one from two separate intervals.
-
-    Args:
-        ours: value of each seed.
-        theirs: the same of the reference.
-
-    Returns:
-        The estimate; without an interval where the two were not measured in the same seeds.
-    """
-    if not ours or not theirs:
-        return Estimate(None)
-    if ours.keys() != theirs.keys():
-        return Estimate(float(np.mean([*ours.values()]) - np.mean([*theirs.values()])))
-    return over_seeds([ours[seed] - theirs[seed] for seed in ours])
 
 
 def resampled_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:

@@ -1,24 +1,15 @@
 """The paper's own numbers beside ours, for a run in the paper's setting and for no other."""
 
-import importlib.resources
 import json
+import pathlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from experiments.report.intervals import Estimate
-from experiments.report.results import BASELINES, Results, average, display_name
-from experiments.report.tables import (
-    MISSING,
-    Cell,
-    Column,
-    Pick,
-    Table,
-    class_label,
-    interval_note,
-    mean_label,
-    text,
-)
+from experiments.report.formats import MISSING, display_name, text
+from experiments.report.intervals import Estimate, over_seeds
+from experiments.report.results import GOLD, MEAN, Results, Scope
+from experiments.report.tables import Table, class_label, interval_note, mean_label
 
 _SHARED = {
     "variant": "default",
@@ -38,28 +29,30 @@ PAPER_SETTINGS: dict[str, dict[str, Any]] = {
 Theirs = Callable[[str, str], float | None]
 
 
-def paper_differences(results: Results) -> list[str]:
-    """What keeps a run from being the paper's setting: `field = ours (the paper: theirs)`, or else its shortfalls.
+def printed_tables() -> dict[str, Any]:
+    """The paper's Tables 1 to 4, by name."""
+    return json.loads((pathlib.Path(__file__).parent / "paper_tables.json").read_text("utf-8"))
 
-    A record that does not say whether it augmented is from before any run could: that is no difference on CIFAR-10.
-    """
+
+def paper_differences(results: Results) -> list[str]:
+    """What keeps a run from being the paper's setting: `field = ours (the paper: theirs)`, or else its shortfalls."""
     ours = results.setting
     fields = [
         f"{field} = {MISSING if ours[field] is None else ours[field]} (the paper: {theirs})"
         for field, theirs in PAPER_SETTINGS[_experiment(results)].items()
-        if ours[field] != theirs and not (field == "augment" and ours[field] is None and theirs is False)
+        if ours[field] != theirs
     ]
-    said = dict.fromkeys(shortfall for record in results.records for shortfall in record.get("shortfalls") or [])
-    return fields or list(said)
+    runs = dict.fromkeys(str(record.get("run")) for record in results.records)
+    said = [shortfall for run in runs for shortfall in results.runs.get(run, {}).get("shortfalls") or []]
+    return fields or list(dict.fromkeys(said))
 
 
 def paper_tables(results: Results) -> list[Table]:
     """The paper's numbers beside ours; empty unless the run is the paper's setting."""
     if paper_differences(results):
         return []
-    printed = json.loads(importlib.resources.files("experiments").joinpath("paper_tables.json").read_text("utf-8"))
     make = {"cifar10": _cifar10_tables, "cifar100": _cifar100_tables}
-    return make[_experiment(results)](results, printed)
+    return make[_experiment(results)](results, printed_tables())
 
 
 def _experiment(results: Results) -> str:
@@ -83,18 +76,16 @@ def _cifar10_tables(results: Results, printed: Mapping[str, Any]) -> list[Table]
         build(
             "Activation distance, *another definition* in the paper (its Table 3)",
             "activation_distance",
-            3,
             lambda t, m: distances[t].get(m),
             other,
         ),
         build(
             "Predictor on D_test (its Table 4)",
             "heldout_predictor_accuracy",
-            1,
             label_accuracy("twin_labels"),
             inferred,
         ),
-        build("Predictor on D_f (its Table 4)", "predictor_accuracy", 1, label_accuracy("forget_labels"), inferred),
+        build("Predictor on D_f (its Table 4)", "predictor_accuracy", label_accuracy("forget_labels"), inferred),
     ]
 
 
@@ -126,44 +117,34 @@ def _accuracy_tables(results: Results, table: Mapping[str, Any], on_test: str, o
     derived = "Gaps the paper does not print are taken from its accuracies; its mean here is that of its rows."
     build = partial(_paper_table, results)
     return [
-        build("Test accuracy A_t", "test_accuracy", 2, accuracy("test_accuracy"), on_test),
-        build("Forget accuracy A_f", "forget_accuracy", 1, accuracy("forget_accuracy"), on_forget),
-        build("Forget gap", "forget_gap", 1, gap, f"{derived} {on_forget}".strip()),
+        build("Test accuracy A_t", "test_accuracy", accuracy("test_accuracy"), on_test),
+        build("Forget accuracy A_f", "forget_accuracy", accuracy("forget_accuracy"), on_forget),
+        build("Forget gap", "forget_gap", gap, f"{derived} {on_forget}".strip()),
     ]
 
 
-def _paper_table(results: Results, title: str, key: str, digits: int, theirs: Theirs, caption: str = "") -> Table:
+def _paper_table(results: Results, title: str, key: str, theirs: Theirs, caption: str = "") -> Table:
     """One readout, ours and the paper's, for the methods that both have and the classes that we ran, and our floors."""
     # CIFAR-100's rows are known by the name of the class, CIFAR-10's by its index.
     row_names = {t: name if _experiment(results) == "cifar100" else str(t) for t, name in results.class_names.items()}
-    printed = {
-        method: {target: theirs(row_name, method) for target, row_name in row_names.items()}
-        for method in results.methods
-        if method in ("retrain", *BASELINES[2:], "twin")
-    }
+    methods = [m for m in results.methods if not (key == "forget_gap" and m == GOLD)]
+    printed = {m: {target: theirs(row, m) for target, row in row_names.items()} for m in methods}
     printed = {m: by_class for m, by_class in printed.items() if any(v is not None for v in by_class.values())}
-    if key == "forget_gap":
-        printed.pop("retrain", None)
     # Calling images easy is right where the floor's answer agrees with gold's.
     floor_key = {"predictor_accuracy": "agreement"}.get(key, key)
     floors = [floor for floor in results.floors if results.mean(floor, floor_key).mean is not None]
 
-    def row(label: str, pick: Pick, paper: Mapping[str, float | None]) -> tuple[Cell, ...]:
-        cells = [(text(pick(m, key), digits), text(Estimate(paper[m]), digits)) for m in printed]
-        return ((label,), *cells, *([tuple(text(pick(f, floor_key), digits) for f in floors)] if floors else []))
-
-    def of_class(target: int) -> Pick:
-        return lambda method, of: Estimate(results.of_class(target, method, of).mean)
+    def row(label: str, scope: Scope, paper: Mapping[str, Estimate]) -> tuple[str, ...]:
+        interval = scope == MEAN
+        ours = [f"{text(results.estimate(scope, m, key), key, interval)} / {text(paper[m], key)}" for m in printed]
+        return (label, *ours, *(text(results.estimate(scope, f, floor_key), key, interval) for f in floors))
 
     rows = []
     for target, name in results.class_names.items():
-        paper = {method: printed[method][target] for method in printed}
-        rows.append(row(class_label(target, name), of_class(target), paper))
-    means = {method: average(by_class.values()) for method, by_class in printed.items()}
-    rows.append(row(mean_label(results), results.mean, means))
-    columns = [Column("class"), *(Column(display_name(m), ("ours", "paper")) for m in printed)]
-    columns += [Column("our floors", tuple(display_name(floor) for floor in floors))] if floors else []
-    caption = (
-        f"{caption} {interval_note(results, over_images=key not in ('test_accuracy', 'heldout_predictor_accuracy'))}"
-    )
-    return Table(title, tuple(columns), tuple(rows), 1, caption.strip())
+        rows.append(row(class_label(target, name), target, {m: Estimate(printed[m][target]) for m in printed}))
+    means = {m: over_seeds([v for v in by_class.values() if v is not None]) for m, by_class in printed.items()}
+    rows.append(row(mean_label(results), MEAN, {m: Estimate(estimate.mean) for m, estimate in means.items()}))
+    headings = [f"{display_name(m)}: ours / paper" for m in printed] + [f"our {display_name(f)} floor" for f in floors]
+    over_images = key not in ("test_accuracy", "heldout_predictor_accuracy")
+    caption = f"{caption} {interval_note(results, over_images)}".strip()
+    return Table(title, ("class", *headings), tuple(rows), 1, caption)

@@ -8,20 +8,28 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
+from experiments.report.formats import display_name, plain
 from experiments.report.intervals import Estimate
-from experiments.report.results import FLOORS, Results, display_name
-from experiments.report.tables import text
+from experiments.report.results import GOLD, Results
+from experiments.report.tables import averaged
 
 # Okabe and Ito's palette: told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"
-FLOOR_STYLES = dict(zip(FLOORS, ((GREEN, "-"), (VERMILION, "--"), (PURPLE, "-.")), strict=True))
+FLOOR_STYLES = ((GREEN, "-"), (VERMILION, "--"), (PURPLE, "-."), (ORANGE, ":"))
+PANELS = {
+    "forget_gap": "gap, points\n(less is better)",
+    "agreement": "agreement, %\n(more is better)",
+    "activation_distance": "activation distance\n(less is better)",
+}
 FEATURES = {"NF": "nearest distance", "AF": "adversarial loss", "CF": "curriculum loss"}
 PROBLEMS = {"twin": "twin problem\n(D_test, labels known)", "original": "original problem\n(D_f, gold's answers)"}
 STYLE: Any = {
     "font.size": 11,
-    "font.family": "DejaVu Sans",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    # Text stays text: small files, and names that can be searched for.
+    "svg.fonttype": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
@@ -31,37 +39,71 @@ STYLE: Any = {
 }
 
 
-def draw_gaps(groups: Sequence[Results], output: pathlib.Path) -> list[pathlib.Path]:
-    """Draws the forget gap of every method, a dot a class (mean over seeds), a bar for the mean, and the floors.
-
-    Means have their confidence interval as an error bar, floors as a band about their line.
+def draw_overview(groups: Sequence[Results], output: pathlib.Path) -> pathlib.Path:
+    """Draws every method against the floors in gap, agreement and activation distance; returns the file, an SVG.
 
     Args:
-        groups: one panel each.
-        output: the folder for `gap.svg` and `gap.png`.
-
-    Returns:
-        The files written.
+        groups: a row of panels each.
+        output: the folder for `overview.svg`.
     """
-    differing = [field for field in groups[0].setting if len({str(g.setting[field]) for g in groups}) > 1]
+    rows = [[m for m in results.methods if m != GOLD] for results in groups]
+    heights = [1.6 + 0.42 * len(methods) for methods in rows]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.5, 4.9 * len(groups)), layout="constrained")
-        for panel, results in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups, strict=True):
-            _draw_gap_panel(panel, results)
-            title = ", ".join([*(f"{field} {results.setting[field]}" for field in differing), _legend(results)])
-            panel.set_title(title, fontsize=9.5, loc="left", color=GREY)
-        return save(figure, output, "gap")
+        figure = Figure(figsize=(10.5, 0.5 + sum(heights)), layout="constrained")
+        grid = figure.subplots(len(groups), len(PANELS), squeeze=False, sharey="row", height_ratios=heights)
+        for panels, results, methods in zip(grid, groups, rows, strict=True):
+            for panel, (key, label) in zip(panels, PANELS.items(), strict=True):
+                _draw_overview_panel(panel, results, methods, key)
+                panel.set_xlabel(label)
+            panels[0].set_yticks(range(len(methods)), [shown(results.label(m)) for m in methods])
+            panels[0].set_ylim(len(methods) - 0.4, -0.6)
+            setting = f"{results.setting['variant']}, {results.setting['num_forget']} images a class: "
+            panels[0].set_title(
+                (setting if len(groups) > 1 else "") + averaged(results), fontsize=10, loc="left", color=GREY
+            )
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=10)
+        return save(figure, output, "overview")
 
 
-def draw_features(entries: Sequence[Mapping[str, Any]], output: pathlib.Path) -> list[pathlib.Path]:
+def _draw_overview_panel(panel: Axes, results: Results, methods: Sequence[str], key: str) -> None:
+    for (color, style), floor in zip(FLOOR_STYLES, results.floors, strict=False):
+        estimate = results.mean(floor, key)
+        if estimate.mean is not None:
+            panel.axvline(
+                estimate.mean, color=color, linestyle=style, linewidth=1.8, label=f"{display_name(floor)} floor"
+            )
+        if estimate.low is not None and estimate.high is not None:
+            panel.axvspan(estimate.low, estimate.high, color=color, alpha=0.1, linewidth=0)
+    for row, method in enumerate(methods):
+        within = results.for_method(method)
+        classes = within.figures("mean", method, key).by_class if len(results.class_names) > 1 else []
+        panel.plot(classes, [row] * len(classes), "o", color=GREY, markersize=3, alpha=0.5, markeredgewidth=0)
+        draw_estimate(panel, row, within.mean(method, key), BLUE)
+    panel.grid(axis="x", color="#dddddd", linewidth=0.7)
+    panel.tick_params(axis="y", length=0)
+    panel.set_xlim(left=max(0.0, panel.get_xlim()[0]) if key != "forget_gap" else 0.0)
+
+
+def draw_estimate(panel: Axes, row: int, estimate: Estimate, color: str) -> None:
+    """A dot for the figure, and a bar from end to end of its interval, which need not hold that of a folded gap."""
+    if estimate.mean is None:
+        panel.annotate("not measured", (0.02, row), xycoords=("axes fraction", "data"), va="center", color=GREY)
+        return
+    if estimate.low is not None and estimate.high is not None:
+        panel.plot([estimate.low, estimate.high], [row, row], color=color, linewidth=2.2)
+    panel.plot([estimate.mean], [row], "o", color=color, markersize=7)
+
+
+def draw_features(entries: Sequence[Mapping[str, Any]], output: pathlib.Path) -> pathlib.Path:
     """Draws how the features of easy and of hard images are distributed, in the twin and in the original problem.
 
     Args:
         entries: the content of `features.json`; all classes and seeds are pooled.
-        output: the folder for `features.svg` and `features.png`.
+        output: the folder for `features.svg`.
 
     Returns:
-        The files written.
+        The file written.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 6.2), layout="constrained")
@@ -97,89 +139,6 @@ def hardness_auc(values: np.ndarray, easy: np.ndarray) -> float | None:
     return 100 * float(np.mean(below + not_above)) / (2 * low.size)
 
 
-def _legend(results: Results) -> str:
-    over = {"seeds": f"{len(results.seeds)} seeds", "images": "the forgotten images, one seed"}
-    legend = "dot: a class; black line and number: the mean over classes"
-    if results.interval_source is None:
-        return legend
-    return f"{legend};\nerror bars, and bands about the floors: 95 % confidence over {over[results.interval_source]}"
-
-
-def _draw_gap_panel(panel: Axes, results: Results) -> None:
-    methods = [m for m in results.methods if m != "retrain" and results.mean(m, "forget_gap").mean is not None]
-    means = {method: results.mean(method, "forget_gap") for method in (*methods, *results.floors)}
-    gaps = {method: _class_gaps(results, method) for method in methods}
-    drawn = [value for estimate in means.values() for value in (estimate.mean, estimate.high) if value is not None]
-    highest = max([1.0, *drawn, *(max(v) for v in gaps.values())])
-    panel.set_yscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
-    panel.set_ylim(0, 1.25 * highest)
-    panel.set_yticks([tick for tick in (0, 1, 2, 5, 10, 20, 40, 60, 80, 100) if tick <= 1.25 * highest])
-    panel.yaxis.set_minor_locator(NullLocator())
-    for position, method in enumerate(methods):
-        _draw_method(panel, position, gaps[method], means[method])
-    _draw_floors(panel, {floor: means[floor] for floor in results.floors})
-    panel.set_xlim(-0.6, max(len(methods), 1) - 0.4)
-    panel.set_xticks(range(len(methods)), [display_name(m).replace(" ", "\n") for m in methods])
-    panel.tick_params(axis="x", length=0)
-    panel.set_ylabel("forget gap to gold, points\n(square-root scale)")
-    panel.grid(axis="y", color="#dddddd", linewidth=0.7)
-
-
-def _class_gaps(results: Results, method: str) -> list[float]:
-    """The gap of every class, or the pooled one where the request has no classes of its own."""
-    gaps = [results.of_class(target, method, "forget_gap").mean for target in results.class_names]
-    defined = [gap for gap in gaps if gap is not None]
-    pooled = results.mean(method, "forget_gap").mean
-    return defined if defined or pooled is None else [pooled]
-
-
-def _draw_method(panel: Axes, position: int, gaps: list[float], estimate: Estimate) -> None:
-    if estimate.mean is None:
-        return
-    offsets = np.linspace(-0.24, 0.24, len(gaps)) if len(gaps) > 1 else np.zeros(1)
-    panel.bar(position, estimate.mean, 0.62, color=BLUE, alpha=0.28)
-    panel.plot(position + offsets, gaps, "o", color=BLUE, markersize=4.5, alpha=0.85, markeredgewidth=0, clip_on=False)
-    edges = [position - 0.31, position + 0.31]
-    panel.plot(edges, [estimate.mean] * 2, color="black", linewidth=2.2, solid_capstyle="butt")
-    if estimate.low is not None and estimate.high is not None:
-        # Drawn to its ends rather than by lengths about the mean: an interval need not hold the mean of a folded gap.
-        low, high = max(estimate.low, 0.0), estimate.high
-        panel.plot([position] * 2, [low, high], color="black", linewidth=1.4, solid_capstyle="butt")
-        panel.plot([position] * 2, [low, high], "_", color="black", markersize=9, markeredgewidth=1.4)
-    top = (position, max(estimate.mean, estimate.high or 0.0, *gaps))
-    panel.annotate(
-        text(estimate._replace(low=None)), top, (0, 6), textcoords="offset points", ha="center", weight="bold"
-    )
-
-
-def _draw_floors(panel: Axes, floors: Mapping[str, Estimate]) -> None:
-    """Lines across the panel with their intervals, named in the margin, the names moved apart where floors are near."""
-    gaps = {floor: estimate.mean for floor, estimate in floors.items() if estimate.mean is not None}
-    if "floor_gold_gold" in gaps:
-        panel.axhspan(0, gaps["floor_gold_gold"], color=GREEN, alpha=0.13, linewidth=0)
-    limit = panel.get_ylim()[1]
-    previous = -np.inf
-    for floor, gap in sorted(gaps.items(), key=lambda item: item[1]):
-        color, style = FLOOR_STYLES[floor]
-        low, high = floors[floor].low, floors[floor].high
-        if low is not None and high is not None:
-            lightness = 0.07 if floor == "floor_gold_gold" else 0.15
-            panel.axhspan(max(low, 0.0), high, color=color, alpha=lightness, linewidth=0)
-        panel.axhline(gap, color=color, linestyle=style, linewidth=1.6)
-        previous = max(float(np.sqrt(gap / limit)), previous + 0.12)
-        panel.annotate(
-            f"{display_name(floor)}\nfloor {gap:.1f}",
-            (1, gap),
-            (1.03, previous),
-            xycoords=("axes fraction", "data"),
-            textcoords="axes fraction",
-            color=color,
-            va="center",
-            fontsize=10,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 1},
-        )
-
-
 def _draw_feature_panel(panel: Axes, values: np.ndarray, easy: np.ndarray) -> None:
     for name, chosen, color, hatch in (("easy", easy, BLUE, ""), ("hard", ~easy, ORANGE, "////")):
         weights = np.full(int(chosen.sum()), 100 / max(int(chosen.sum()), 1))
@@ -191,10 +150,14 @@ def _draw_feature_panel(panel: Axes, values: np.ndarray, easy: np.ndarray) -> No
     panel.set_title(counts if auc is None else f"{counts}: AUC {auc:.0f}", fontsize=10, color=GREY)
 
 
-def save(figure: Figure, output: pathlib.Path, name: str) -> list[pathlib.Path]:
-    """Saves a figure as SVG and PNG; returns both paths."""
-    paths = [output / f"{name}.{ending}" for ending in ("svg", "png")]
+def shown(name: str) -> str:
+    """A name as text in a picture: none of it is a formula."""
+    return plain(name).replace("$", r"\$")
+
+
+def save(figure: Figure, output: pathlib.Path, stem: str) -> pathlib.Path:
+    """Saves a figure as SVG; returns its path."""
+    path = output / f"{stem}.svg"
     # Without a date the same records give the same file.
-    figure.savefig(paths[0], metadata={"Date": None})
-    figure.savefig(paths[1], dpi=150)
-    return paths
+    figure.savefig(path, metadata={"Date": None})
+    return path

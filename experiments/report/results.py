@@ -1,26 +1,28 @@
-"""From records to figures: means over seeds and classes with their confidence intervals, and paired differences."""
+"""From records to figures: means over seeds and classes with their intervals, and paired differences."""
 
 import json
-import math
+import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from experiments.report.intervals import Estimate, over_images, over_seeds, paired_over_seeds
+from experiments.report.files import Record, read_config, read_records, read_samples
+from experiments.report.formats import display_name
+from experiments.report.intervals import Estimate, over_images, over_seeds
 from experiments.report.samples import Replicates
 
-Record = Mapping[str, Any]
 # What a figure is taken over: one class by its index, the mean over classes, or all images of the request at once.
 Scope = int | str
 MEAN = "mean"
 POOLED = "all"
-BASELINES = ("original", "retrain", "finetune", "negative_gradient", "random_labeling", "bad_teacher")
-TWINS = ("twin", "twin_negative_gradient")
-FLOORS = ("floor_gold_gold", "floor_majority", "floor_count_matched")
+ORIGINAL, GOLD = "original", "retrain"
+"""The two models that everything is compared with; all other methods are what the records say."""
+GOLD_GOLD, MAJORITY, COUNT_MATCHED = "floor_gold_gold", "floor_majority", "floor_count_matched"
 # A folder may hold several sizes; only records that agree in all of these may share a mean.
 SETTING_FIELDS = (
     "variant",
@@ -39,6 +41,45 @@ SETTING_FIELDS = (
 SAMPLE_FIELDS = ("variant", "num_forget", "ratio")
 
 
+class Figures(NamedTuple):
+    """What a mean is taken over, without the seeds and classes that have no figure at all.
+
+    Attributes:
+        seeds: of the rows.
+        classes: of the columns, as text.
+        values: float[seeds, classes], NaN where a seed lacks a class that another one has.
+    """
+
+    seeds: list[int]
+    classes: list[str]
+    values: np.ndarray
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over classes of the means over seeds: a class counts once, however many seeds measured it."""
+        return statistics.fmean(self.by_class) if self.values.size else None
+
+    @property
+    def by_class(self) -> list[float]:
+        """The mean over seeds of every class; exact, so that no order of summation shows in a rounded figure."""
+        return [statistics.fmean(column[~np.isnan(column)]) for column in self.values.T]
+
+    @property
+    def by_seed(self) -> list[float]:
+        """The mean over classes of every seed."""
+        return [statistics.fmean(row) for row in self.values]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every seed has every class."""
+        return not np.isnan(self.values).any()
+
+    def is_measured_as(self, other: "Figures") -> bool:
+        """Whether both have the same seeds and classes."""
+        gaps = np.isnan(self.values), np.isnan(other.values)
+        return self[:2] == other[:2] and np.array_equal(*gaps)
+
+
 @dataclass(frozen=True, eq=False)
 class Results:
     """The records of one setting, one for each class, seed and method.
@@ -46,15 +87,17 @@ class Results:
     Attributes:
         records: they agree in all of `SETTING_FIELDS`.
         samples: entries of `samples.json` of this setting; without them one seed has no intervals.
+        runs: the commands that made the records, by the name that each record gives under `run`.
     """
 
     records: tuple[Record, ...]
     samples: tuple[Record, ...] = ()
+    runs: Mapping[str, Record] = field(default_factory=dict)
 
     @property
     def setting(self) -> dict[str, Any]:
         """The fields that all records share."""
-        return {field: setting_value(self.records[0], field) for field in SETTING_FIELDS}
+        return {name: setting_value(self.records[0], name) for name in SETTING_FIELDS}
 
     @cached_property
     def class_names(self) -> dict[int, str]:
@@ -68,14 +111,18 @@ class Results:
 
     @cached_property
     def methods(self) -> list[str]:
-        """All methods but the floors: the known ones in the canonical order, then a user's own by name."""
-        present = {r["method"] for r in self.records} - set(FLOORS)
-        known = [m for m in (*BASELINES, *TWINS) if m in present]
-        return known + sorted(present - set(known))
+        """All methods but the floors, in the order of the records."""
+        return [m for m in dict.fromkeys(r["method"] for r in self.records) if not m.startswith("floor_")]
 
     @cached_property
     def floors(self) -> list[str]:
-        return [floor for floor in FLOORS if any(r["method"] == floor for r in self.records)]
+        return [m for m in dict.fromkeys(r["method"] for r in self.records) if m.startswith("floor_")]
+
+    @cached_property
+    def predicting(self) -> list[str]:
+        """The methods that predict labels first: those whose records tell how good their predictor is."""
+        keys = ("predictor_accuracy", "heldout_predictor_accuracy")
+        return [m for m in self.methods if any(self.mean(m, key).mean is not None for key in keys)]
 
     @property
     def has_pooled(self) -> bool:
@@ -83,58 +130,48 @@ class Results:
 
     def for_method(self, method: str) -> "Results":
         """The seeds in which a method was measured: what it is to be compared within, these results where it is all."""
-        seeds = {record["seed"] for record in self.records if record["method"] == method}
+        seeds = frozenset(record["seed"] for record in self.records if record["method"] == method)
         if not seeds or seeds == set(self.seeds):
             return self
-        return self._of_seeds(frozenset(seeds))
+        if seeds not in self._restricted:
+            kept = [[entry for entry in entries if entry["seed"] in seeds] for entries in (self.records, self.samples)]
+            self._restricted[seeds] = Results(tuple(kept[0]), tuple(kept[1]), self.runs)
+        return self._restricted[seeds]
 
     @cached_property
     def _restricted(self) -> dict[frozenset[int], "Results"]:
         return {}
 
-    def _of_seeds(self, seeds: frozenset[int]) -> "Results":
-        if seeds not in self._restricted:
-            kept = [[entry for entry in entries if entry["seed"] in seeds] for entries in (self.records, self.samples)]
-            self._restricted[seeds] = Results(tuple(kept[0]), tuple(kept[1]))
-        return self._restricted[seeds]
-
     def label(self, method: str) -> str:
         """A method's name as it stands in headings, with its seeds where the run has more."""
         seeds = self.for_method(method).seeds
         name = display_name(method)
-        return name if seeds == self.seeds else f"{name} (seed {', '.join(map(str, seeds))} only)"
+        return name if seeds == self.seeds else f"{name} (seed {', '.join(map(str, seeds))})"
 
     @property
     def interval_source(self) -> str | None:
         """What intervals are over: "seeds" where there are several, else "images" where there are samples."""
         return "seeds" if len(self.seeds) > 1 else "images" if self.samples else None
 
-    def of_class(self, target_class: int | str, method: str, key: str) -> Estimate:
-        """The figure of one class: mean over seeds."""
-        return self.estimate(target_class, method, key)
-
-    def pooled(self, method: str, key: str) -> Estimate:
-        """The figure over all forgotten images of the request at once: mean over seeds."""
-        return self.estimate(POOLED, method, key)
-
     def mean(self, method: str, key: str) -> Estimate:
-        """The mean over classes, every class counting once, and over seeds.
-
-        Records without a class of their own (a request of any indices) are represented by the pooled row.
-        """
+        """The mean over classes, every class counting once, and over seeds."""
         return self.estimate(MEAN, method, key)
 
     def estimate(self, scope: Scope, method: str, key: str) -> Estimate:
         """A figure with its interval: over seeds where there are several, else over the forgotten images.
 
         An interval over seeds is given only where all seeds measured the same classes: otherwise it would mix seeds
-        with classes.
+        with classes. A request without classes of its own (any indices) is represented by its pooled row.
+
+        Args:
+            scope: a class, `MEAN` or `POOLED`.
+            method: a method or floor.
+            key: the readout; `a/b` reaches the entry b of the dict under a.
         """
-        scope = self._resolved(scope)
-        by_seed = self.by_seed(scope, method, key)
+        found = self.figures(scope, method, key)
         if len(self.seeds) > 1:
-            return over_seeds([*by_seed.values()]) if by_seed else Estimate(self._plain_mean(scope, method, key))
-        return over_images(self._plain_mean(scope, method, key), self._replicates(scope, method, key))
+            return over_seeds(found.by_seed) if found.is_whole else Estimate(found.mean)
+        return over_images(found.mean, self._replicates(scope, method, key))
 
     def difference(
         self,
@@ -159,124 +196,137 @@ class Results:
         Returns:
             The difference of the two figures, with an interval where both were measured on the same seeds and classes.
         """
-        other = other or self
-        scope, of_ours, of_theirs = self._resolved(scope), (method, key), (reference, reference_key or key)
-        means = [self._plain_mean(scope, *of_ours), other._plain_mean(scope, *of_theirs)]
-        if means[0] is None or means[1] is None:
+        other, theirs_key = other or self, reference_key or key
+        ours, theirs = self.figures(scope, method, key), other.figures(scope, reference, theirs_key)
+        if ours.mean is None or theirs.mean is None:
             return Estimate(None)
-        plain = Estimate(means[0] - means[1])
-        if self._measured(scope, *of_ours) != other._measured(scope, *of_theirs):
+        plain = Estimate(ours.mean - theirs.mean)
+        if not ours.is_measured_as(theirs):
             return plain
         if len(self.seeds) > 1:
-            by_seed = [self.by_seed(scope, *of_ours), other.by_seed(scope, *of_theirs)]
-            return paired_over_seeds(*by_seed) if by_seed[0] and by_seed[1] else plain
-        ours, theirs = self._replicates(scope, *of_ours), other._replicates(scope, *of_theirs)
-        if ours is None or theirs is None or self._labels() != other._labels():
+            # What a seed does to both cancels, so the interval is narrower than one from two separate intervals.
+            return (
+                over_seeds([mine - other for mine, other in zip(ours.by_seed, theirs.by_seed, strict=True)])
+                if ours.is_whole
+                else plain
+            )
+        drawn, drawn_too = self._replicates(scope, method, key), other._replicates(scope, reference, theirs_key)
+        if drawn is None or drawn_too is None or self._labels() != other._labels():
             return plain
-        return over_images(plain.mean, ours - theirs)
+        return over_images(plain.mean, drawn - drawn_too)
 
-    def by_seed(self, scope: Scope, method: str, key: str) -> dict[int, float]:
-        """The figure of each seed; for a mean over classes empty unless all seeds measured the same ones."""
-        scope = self._resolved(scope)
-        if scope != MEAN:
-            return self._of(method, scope, key)
-        by_class = [values for target in self.class_names if (values := self._of(method, target, key))]
-        if not by_class or any(values.keys() != by_class[0].keys() for values in by_class):
-            return {}
-        return {seed: statistics.fmean(values[seed] for values in by_class) for seed in sorted(by_class[0])}
+    def figures(self, scope: Scope, method: str, key: str) -> Figures:
+        """What a figure is a mean over; arguments as for `estimate`."""
+        if key not in self._tables:
+            found = self._frame[key] if key in self._frame else pd.Series(np.nan, self._frame.index)
+            self._tables[key] = found.astype(float).unstack("target_class")
+        table, rows = self._tables[key], self._rows.get(method, [])
+        targets = [*self.class_names] if scope == MEAN and self.class_names else [POOLED if scope == MEAN else scope]
+        columns = [table.columns.get_loc(str(target)) for target in targets if str(target) in table.columns]
+        values = table.to_numpy()[np.ix_(rows, columns)]
+        known = ~np.isnan(values)
+        seeds, classes = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
+        return Figures(
+            [int(table.index[rows[i]][1]) for i in seeds],
+            [str(table.columns[columns[i]]) for i in classes],
+            values[np.ix_(seeds, classes)],
+        )
+
+    @cached_property
+    def _rows(self) -> dict[str, list[int]]:
+        """The rows of a method in a table of `_tables`."""
+        cells = sorted({(number, seed) for number, seed, _ in self._frame.index})
+        return {m: [i for i, (n, _) in enumerate(cells) if n == number] for m, number in self._numbers.items()}
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {method: number for number, method in enumerate((*self.methods, *self.floors))}
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
+        """The records' numbers, a record a row, by method (its number), seed and class (as text)."""
+        # Names stay outside: pandas cannot hold every text that JSON can.
+        rows = [{k: v for k, v in record.items() if not isinstance(v, str | list)} for record in self.records]
+        cells = [(self._numbers[r["method"]], r["seed"], str(r["target_class"])) for r in self.records]
+        index = pd.MultiIndex.from_tuples(cells, names=["method", "seed", "target_class"])
+        return pd.json_normalize(rows, sep="/").set_index(index)
+
+    @cached_property
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        """By readout float[method and seed, class]."""
+        return {}
 
     def _labels(self) -> list[list[int]]:
         """The classes of the forgotten images of each request: what a resample draws from."""
-        return [entry["labels"] for entry in self.samples if entry["method"] == "retrain"]
-
-    @cached_property
-    def _by_cell(self) -> dict[tuple[str, int | str], list[Record]]:
-        cells: dict[tuple[str, int | str], list[Record]] = {}
-        for record in self.records:
-            cells.setdefault((record["method"], record["target_class"]), []).append(record)
-        return cells
-
-    def _of(self, method: str, target_class: int | str, key: str) -> dict[int, float]:
-        """The figure of each seed in which it is defined."""
-        found = {r["seed"]: figure(r, key) for r in self._by_cell.get((method, target_class), [])}
-        return {seed: value for seed, value in found.items() if value is not None}
-
-    def _resolved(self, scope: Scope) -> Scope:
-        return POOLED if scope == MEAN and not self.class_names else scope
-
-    def _measured(self, scope: Scope, method: str, key: str) -> dict[Scope, set[int]]:
-        """The seeds in which the figure is defined, for every class that has any."""
-        targets: list[Scope] = list(self.class_names) if scope == MEAN else [scope]
-        return {target: {*values} for target in targets if (values := self._of(method, target, key))}
-
-    def _plain_mean(self, scope: Scope, method: str, key: str) -> float | None:
-        if scope != MEAN:
-            return average(self._of(method, scope, key).values())
-        return average(average(self._of(method, target, key).values()) for target in self.class_names)
+        return [entry["labels"] for entry in self.samples if entry["method"] == GOLD]
 
     @cached_property
     def _resampled(self) -> Replicates | None:
         if self.interval_source != "images":
             return None
-        found = {t: self._of("floor_count_matched", t, "forget_accuracy") for t in self.class_names}
-        shares = {target: share for target, by_seed in found.items() for share in by_seed.values()}
-        return Replicates([entry for entry in self.samples if entry["seed"] == self.seeds[0]], shares)
+        _, classes, shares = self.figures(MEAN, COUNT_MATCHED, "forget_accuracy")
+        entries = [entry for entry in self.samples if entry["seed"] == self.seeds[0]]
+        return Replicates(
+            entries,
+            {
+                int(c): float(share)
+                for c, share in zip(classes, shares[0] if len(shares) else (), strict=True)
+                if c != POOLED
+            },
+        )
 
     def _replicates(self, scope: Scope, method: str, key: str) -> np.ndarray | None:
         if self._resampled is None:
             return None
-        if scope == POOLED:
+        if scope == POOLED or not self.class_names:
             return self._resampled.pooled(method, key)
-        if scope == MEAN:
-            classes = [target for target in self._measured(scope, method, key) if isinstance(target, int)]
-            return self._resampled.mean(classes, method, key)
-        return self._resampled.of_class(int(scope), method, key)
+        return self._resampled.mean([int(c) for c in self.figures(scope, method, key).classes], method, key)
 
 
-def split_settings(records: Iterable[Record], samples: Sequence[Record] = ()) -> list[Results]:
+def load_results(output: pathlib.Path) -> list[Results]:
+    """The figures of an output folder, setting by setting.
+
+    Raises:
+        FileNotFoundError: `config.json` or `results.jsonl` is not there.
+        ValueError: a file is broken, holds no record, or a record names a run that `config.json` does not have.
+    """
+    records, runs = read_records(output), read_config(output).get("runs") or {}
+    if not records:
+        raise ValueError(f"{output / 'results.jsonl'} holds no record: the run has not finished a single request")
+    for number, record in enumerate(records, 1):
+        if record.get("run") not in runs:
+            place, run = f"{output / 'results.jsonl'}, line {number}", record.get("run")
+            raise ValueError(f"{place}: its run {run!r} is not among the runs of config.json; restore that file")
+    return split_settings(records, read_samples(output), runs)
+
+
+def split_settings(
+    records: Iterable[Record], samples: Sequence[Record] = (), runs: Mapping[str, Record] | None = None
+) -> list[Results]:
     """Groups records by setting, in order of first appearance; of two records for one cell the later one counts.
 
     Args:
         records: lines of `results.jsonl`.
         samples: entries of `samples.json`, each given to the settings of its variant, size and ratio.
+        runs: of `config.json`.
 
     Returns:
         One `Results` for each setting.
     """
     groups: dict[str, dict[tuple[Any, ...], Record]] = {}
     for record in records:
-        setting = json.dumps([setting_value(record, field) for field in SETTING_FIELDS])
+        setting = json.dumps([setting_value(record, name) for name in SETTING_FIELDS])
         groups.setdefault(setting, {})[record["target_class"], record["seed"], record["method"]] = record
     found = []
     for cells in groups.values():
         first = next(iter(cells.values()))
-        place = [setting_value(first, field) for field in SAMPLE_FIELDS]
-        mine = [entry for entry in samples if [setting_value(entry, field) for field in SAMPLE_FIELDS] == place]
-        found.append(Results(tuple(cells.values()), tuple(mine)))
+        place = [setting_value(first, name) for name in SAMPLE_FIELDS]
+        mine = [entry for entry in samples if [setting_value(entry, name) for name in SAMPLE_FIELDS] == place]
+        found.append(Results(tuple(cells.values()), tuple(mine), runs or {}))
     return found
 
 
-def setting_value(record: Record, field: str) -> Any:
-    """A field of the setting; records from before there were variants are of the default one."""
-    value = record.get(field)
-    return "default" if field == "variant" and value is None else value
-
-
-def figure(record: Record, key: str) -> float | None:
-    """A record's number, None where it is absent, null or NaN; `a/b` reaches the entry b of the dict under a."""
-    entry: Any = record
-    for part in key.split("/"):
-        entry = (entry or {}).get(part)
-    return None if entry is None or math.isnan(entry) else float(entry)
-
-
-def average(values: Iterable[float | None]) -> float | None:
-    """The mean of what is defined, None where nothing is."""
-    defined = [value for value in values if value is not None]
-    return statistics.fmean(defined) if defined else None
-
-
-def display_name(method: str) -> str:
-    """A method's name as it stands in headings."""
-    special = {"retrain": "gold (retrain)", "floor_gold_gold": "gold-gold", "floor_count_matched": "count-matched"}
-    return special.get(method, method.removeprefix("floor_").replace("_", " "))
+def setting_value(record: Record, name: str) -> Any:
+    """A field of the setting; without a variant it is the default one."""
+    value = record.get(name)
+    return "default" if name == "variant" and value is None else value

@@ -1,24 +1,26 @@
-"""The answers on every forgotten image, `samples.json`, resampled class by class for the intervals of one seed."""
+"""The answers on every forgotten image: resampled for the intervals of one seed, and held against the records."""
 
-import json
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from experiments.report.files import Record
 from experiments.report.intervals import resampled_means
 
-IDENTITY = ("request", "seed", "method", "labels")
+CELL_FIELDS = ("variant", "num_forget", "ratio", "request", "seed")
+"""What tells the entries of one request and arm from those of others."""
+# Percentages come from whole images; distances and probabilities are stored with four decimals.
+TOLERANCES = {"activation_distance": 1e-4, "predictor_brier": 2e-4}
 
 
 class Replicates:
     """Bootstrap replicates of every readout that is a mean over forgotten images, all methods on the same images.
 
-    Accuracy, agreement and predictor accuracy are in percent, the activation distance as it is.
+    Accuracy, agreement and predictor accuracy are in percent, all else as it is.
     """
 
-    def __init__(self, samples: Sequence[Mapping[str, Any]], heldout_accuracy: Mapping[int, float]) -> None:
+    def __init__(self, samples: Sequence[Record], heldout_accuracy: Mapping[int, float]) -> None:
         """Draws the resamples, stratified by class.
 
         Args:
@@ -27,44 +29,29 @@ class Replicates:
         """
         self._means: dict[tuple[int, str, str], np.ndarray] = {}
         self._sizes: dict[int, int] = {}
-        requests: dict[str, dict[str, Mapping[str, Any]]] = {}
-        for entry in samples:
-            requests.setdefault(entry["request"], {})[entry["method"]] = entry
-        for by_method in requests.values():
-            if "correct" not in by_method.get("retrain", {}):
-                continue
-            labels = np.asarray(by_method["retrain"]["labels"])
-            rows = _rows(by_method, labels)
+        for labels, rows in _requests(samples):
             for target in np.unique(labels).tolist():
                 self._resample(target, rows, labels == target, heldout_accuracy.get(target))
 
-    @property
-    def classes(self) -> list[int]:
-        return sorted(self._sizes)
-
-    def of_class(self, target: int, method: str, key: str) -> np.ndarray | None:
-        """The replicates of one class, float[resamples]; None where the images say nothing about the figure."""
-        if key != "forget_gap":
-            return self._means.get((target, method, key))
-        ours, gold = (self._means.get((target, m, "forget_accuracy")) for m in (method, "retrain"))
-        return None if ours is None or gold is None else np.abs(ours - gold)
-
     def mean(self, classes: Sequence[int], method: str, key: str) -> np.ndarray | None:
-        """The replicates of the mean over classes, each counting once; None unless every class has its own."""
-        found = [self.of_class(target, method, key) for target in classes]
-        defined = [replicates for replicates in found if replicates is not None]
-        return np.mean(defined, axis=0) if defined and len(defined) == len(found) else None
+        """float[resamples] of the mean over classes, each counting once; None unless every class has its own."""
+        return self._average([self._of_class(target, method, key) for target in classes])
 
     def pooled(self, method: str, key: str) -> np.ndarray | None:
-        """The replicates over all forgotten images at once, each image counting once."""
+        """float[resamples] over all forgotten images at once, each image counting once."""
         if key == "forget_gap":
-            ours, gold = (self.pooled(m, "forget_accuracy") for m in (method, "retrain"))
-            return None if ours is None or gold is None else np.abs(ours - gold)
-        found = [self._means.get((target, method, key)) for target in self.classes]
+            return _distance(*(self.pooled(m, "forget_accuracy") for m in (method, "retrain")))
+        found = [self._means.get((target, method, key)) for target in self._sizes]
+        return self._average(found, [*self._sizes.values()])
+
+    def _of_class(self, target: int, method: str, key: str) -> np.ndarray | None:
+        if key == "forget_gap":
+            return _distance(*(self._means.get((target, m, "forget_accuracy")) for m in (method, "retrain")))
+        return self._means.get((target, method, key))
+
+    def _average(self, found: Sequence[np.ndarray | None], weights: list[int] | None = None) -> np.ndarray | None:
         defined = [replicates for replicates in found if replicates is not None]
-        if not defined or len(defined) < len(found):
-            return None
-        return np.average(defined, axis=0, weights=[self._sizes[target] for target in self.classes])
+        return np.average(defined, axis=0, weights=weights) if defined and len(defined) == len(found) else None
 
     def _resample(
         self, target: int, rows: Mapping[tuple[str, str], np.ndarray], chosen: np.ndarray, share: float | None
@@ -83,32 +70,55 @@ class Replicates:
             self._means[target, "floor_count_matched", "agreement"] = expected
 
 
-def read_samples(output: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads `samples.json` in a run's folder; a folder without it gives no samples, and so no intervals over images.
+def disagreements(records: Sequence[Record], samples: Sequence[Record]) -> list[tuple[Record, str, float]]:
+    """The records' figures that the answers on the images do not give: one of the two is of another run.
 
-    Raises:
-        ValueError: it is not a list of entries with `request`, `seed`, `method` and `labels`, or an entry has fewer
-            or more answers of a kind than labels.
+    Args:
+        records: lines of `results.jsonl`.
+        samples: entries of `samples.json`.
+
+    Returns:
+        Record, readout and what the answers give instead, for every figure that differs.
     """
-    path = output / "samples.json"
-    if not path.exists():
-        return []
-    try:
-        entries = json.loads(path.read_text("utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"samples.json is not JSON ({error}); remove the file to report without it") from error
-    for number, entry in enumerate(entries):
-        missing = [key for key in IDENTITY if not isinstance(entry, dict) or key not in entry]
-        if missing:
-            raise ValueError(f"samples.json, entry {number}: an entry needs {', '.join(missing)}")
-        for key in ("correct", "distance", "easy"):
-            given, due = len(entry.get(key) or entry["labels"]), len(entry["labels"])
-            if given != due:
-                raise ValueError(f"samples.json, entry {number}: {key} has {given} answers for {due} labels")
-    return entries
+    by_request: dict[tuple[Any, ...], list[Record]] = {}
+    for entry in samples:
+        by_request.setdefault(cell_of(entry), []).append(entry)
+    answers = {cell: next(_requests(entries), None) for cell, entries in by_request.items()}
+    found = []
+    for record in records:
+        if (known := answers.get(cell_of(record))) is None:
+            continue
+        labels, rows = known
+        target = record["target_class"]
+        chosen = np.ones(len(labels), bool) if target == "all" else labels == target
+        given = {key: float(row[chosen].mean()) for (m, key), row in rows.items() if m == record["method"]}
+        if "forget_accuracy" in given:
+            gold = float(rows["retrain", "forget_accuracy"][chosen].mean())
+            given["forget_gap"] = abs(given["forget_accuracy"] - gold)
+        for key, value in given.items():
+            ours = record.get(key)
+            if ours is not None and not abs(ours - value) <= TOLERANCES.get(key, 1e-6):
+                found.append((record, key, value))
+    return found
 
 
-def _rows(by_method: Mapping[str, Mapping[str, Any]], labels: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+def cell_of(entry: Record) -> tuple[Any, ...]:
+    """The arm and request of a record or of an entry of samples or features."""
+    return tuple(entry.get(key) for key in CELL_FIELDS)
+
+
+def _requests(samples: Sequence[Record]) -> Iterator[tuple[np.ndarray, dict[tuple[str, str], np.ndarray]]]:
+    """For every request of one seed whose gold model answered: labels int[n], and by method and readout float[n]."""
+    requests: dict[str, dict[str, Record]] = {}
+    for entry in samples:
+        requests.setdefault(entry["request"], {})[entry["method"]] = entry
+    for by_method in requests.values():
+        if "correct" in by_method.get("retrain", {}):
+            labels = np.asarray(by_method["retrain"]["labels"])
+            yield labels, _rows(by_method, labels)
+
+
+def _rows(by_method: Mapping[str, Record], labels: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
     """Per image and readout its contribution, float[n], by method and readout, the majority floor included."""
     gold = _flags(by_method["retrain"]["correct"])
     rows = {}
@@ -122,7 +132,11 @@ def _rows(by_method: Mapping[str, Mapping[str, Any]], labels: np.ndarray) -> dic
         if entry.get("distance") is not None:
             rows[method, "activation_distance"] = np.asarray(entry["distance"], np.float64)
         if entry.get("easy") is not None:
-            rows[method, "predictor_accuracy"] = 100.0 * (_flags(entry["easy"]) == gold)
+            easy = _flags(entry["easy"])
+            rows[method, "predictor_accuracy"] = 100.0 * (easy == gold)
+            rows[method, "predicted_hard_share"], rows[method, "hard_share"] = 1.0 - easy, 1.0 - gold
+        if entry.get("probability") is not None:
+            rows[method, "predictor_brier"] = np.square(np.asarray(entry["probability"], np.float64) - gold)
     rows["floor_majority", "forget_accuracy"] = np.full(len(labels), 100.0)
     rows["floor_majority", "agreement"] = 100.0 * gold
     return rows
@@ -130,3 +144,7 @@ def _rows(by_method: Mapping[str, Mapping[str, Any]], labels: np.ndarray) -> dic
 
 def _flags(digits: str) -> np.ndarray:
     return np.array([digit == "1" for digit in digits])
+
+
+def _distance(ours: np.ndarray | None, gold: np.ndarray | None) -> np.ndarray | None:
+    return None if ours is None or gold is None else np.abs(ours - gold)

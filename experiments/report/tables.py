@@ -1,63 +1,53 @@
-"""The tables of a report as plain text cells.
+"""The tables of a report as plain text cells; `experiments.report.write` renders them."""
 
-Nothing here prints. `experiments.report.render` renders every table twice, as markdown and on the terminal.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from experiments.report.formats import MISSING, display_name, finding, text
 from experiments.report.intervals import Estimate
-from experiments.report.results import FLOORS, MEAN, POOLED, Results, display_name, figure
+from experiments.report.results import GOLD, MAJORITY, MEAN, ORIGINAL, POOLED, Results, Scope
 
-MISSING = "–"
-BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
-Pick = Callable[[str, str], Estimate]
-Cell = tuple[str, ...]
-
-
-class Column(NamedTuple):
-    """A heading, and the labels of the figures that stand side by side under it (none: a single figure)."""
-
-    heading: str
-    labels: tuple[str, ...] = ()
+READOUTS = {
+    "test_accuracy": "A_t",
+    "forget_accuracy": "A_f",
+    "test_accuracy_outside_heldout": "A_t outside D_test",
+    "retain_accuracy": "A_r",
+    "forget_gap": "gap",
+    "agreement": "agreement",
+    "activation_distance": "activation distance",
+    "kl": "KL",
+    "js": "JS",
+}
+MAIN = {
+    "test_accuracy": "A_t",
+    "forget_accuracy": "A_f",
+    "forget_gap": "gap",
+    "agreement": "agree-\nment",
+    "activation_distance": "dis-\ntance",
+    "seconds": "s",
+    "retraining_share": "% of re-\ntraining",
+}
 
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells under columns; the last `num_summary` rows sum up the ones above them."""
+    """Text cells under headings; the last `num_summary` rows sum up the ones above them.
+
+    Attributes:
+        title: of the table.
+        headings: the first is of the row's name.
+        rows: as many cells as headings.
+        num_summary: rows at the end that are set apart.
+        caption: what is to be said below it.
+        compact: the same rows in fewer characters, for a terminal; None: as they are.
+    """
 
     title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
     num_summary: int = 0
     caption: str = ""
-
-
-def text(estimate: Estimate, digits: int = 1, scale: float = 1.0) -> str:
-    """`85.1`, `85.1 ± 0.2` over seeds, `7.1 [5.2, 9.0]` over images or, where there is no number, a dash."""
-    if estimate.mean is None:
-        return MISSING
-    number = _number(scale * estimate.mean, digits)
-    if estimate.low is None or estimate.high is None:
-        return number
-    if estimate.source == "seeds":
-        return f"{number} ± {_number(scale * (estimate.high - estimate.low) / 2, digits)}"
-    return f"{number} [{_number(scale * estimate.low, digits)}, {_number(scale * estimate.high, digits)}]"
-
-
-def _number(value: float, digits: int) -> str:
-    # Adding zero turns the negative zero of a rounded figure into a plain one.
-    return f"{round(value, digits) + 0.0:.{digits}f}"
-
-
-def finding(difference: Estimate, lower_is_better: bool) -> str | None:
-    """`better`, `worse` or, where the interval of the difference holds 0, `no difference shown`; None without one."""
-    if difference.low is None or difference.high is None:
-        return None
-    if difference.low <= 0 <= difference.high:
-        return NOT_SHOWN
-    return BETTER if (difference.high < 0) == lower_is_better else WORSE
+    compact: "Table | None" = None
 
 
 def interval_note(results: Results, over_images: bool = True) -> str:
@@ -81,175 +71,173 @@ def interval_note(results: Results, over_images: bool = True) -> str:
     return "No intervals: one seed."
 
 
+def main_table(groups: Sequence[Results]) -> Table:
+    """The one table: a row a method, the floors under them; of several settings, those of each."""
+    compact = [row for results in groups for row in _main_rows(results, len(groups) > 1, interval=False)]
+    rows = [row for results in groups for row in _main_rows(results, len(groups) > 1, interval=True)]
+    floors = sum(len(results.floors) for results in groups)
+    # Of several settings the floors stand under the methods of all.
+    compact, rows = ([*sorted(found, key=lambda row: row[0].startswith("floor: "))] for found in (compact, rows))
+    title = averaged(groups[0])
+    caption = "A_t, A_f: accuracy on test and forgotten images, percent. gap: from A_f to gold's, points. agreement: "
+    caption += "percent of D_f on which right and wrong agree with gold's. distance: activation distance to gold. "
+    caption += f"s: seconds of a request. {interval_note(groups[0])}"
+    plain_heads = tuple(heading.replace("-\n", "") for heading in MAIN.values())
+    short = Table(title, ("method", *MAIN.values()), tuple(compact), floors)
+    return Table(title, ("method", *plain_heads), tuple(rows), floors, caption, short)
+
+
+def _main_rows(results: Results, several: bool, interval: bool) -> list[tuple[str, ...]]:
+    own = f", {results.setting['variant']}, {results.setting['num_forget']} images" if several else ""
+    rows = []
+    for m in (*results.methods, *results.floors):
+        name = f"floor: {display_name(m)}" if m in results.floors else results.label(m)
+        shown = [text(results.for_method(m).mean(m, key), key, interval) for key in MAIN]
+        rows.append((name + own, *shown))
+    return rows
+
+
+def averaged(results: Results) -> str:
+    """What the figures of the main table are taken over, in a short phrase."""
+    classes, seeds = len(results.class_names), len(results.seeds)
+    of_seeds = "one seed" if seeds == 1 else f"{seeds} seeds"
+    if classes < 2:
+        return f"{'One class' if classes else 'All forgotten images'}, {of_seeds}"
+    return f"Means over {classes} classes, {of_seeds}"
+
+
 def accuracy_table(results: Results) -> Table:
     """Table 1 of the paper: each class's gold A_t and A_f, then A_t, A_f and gap of every method, and the floors."""
-    methods = [method for method in results.methods if method != "retrain"]
+    methods = [method for method in results.methods if method != GOLD]
+    keys = ("test_accuracy", "forget_accuracy", "forget_gap")
 
-    def cells(pick: Pick) -> list[Cell]:
-        gold = (text(pick("retrain", "test_accuracy"), 2), text(pick("retrain", "forget_accuracy")))
-        each = [
-            (text(pick(m, "test_accuracy"), 2), text(pick(m, "forget_accuracy")), text(pick(m, "forget_gap")))
-            for m in methods
-        ]
-        return [gold, *each, tuple(text(pick(floor, "forget_gap")) for floor in FLOORS)]
+    def cells(scope: Scope, interval: bool) -> list[str]:
+        found = [figures(results, scope, GOLD, keys[:2], interval)]
+        found += [figures(results, scope, m, keys, interval) for m in methods]
+        return found + [figures(results, scope, floor, keys[2:], interval) for floor in results.floors]
 
-    columns = [Column("gold (retrain)", ("A_t", "A_f"))]
-    columns += [Column(results.label(m), ("A_t", "A_f", "gap")) for m in methods]
-    columns += [Column("gaps of the floors", tuple(display_name(floor) for floor in FLOORS))]
-    caption = "Accuracy in percent, gap in points."
-    return class_table("Accuracy on test and forgotten images (the paper's Table 1)", results, columns, cells, caption)
+    headings = ["gold: A_t / A_f", *(f"{results.label(m)}: A_t / A_f / gap" for m in methods)]
+    headings += [f"{display_name(floor)} floor: gap" for floor in results.floors]
+    title = "Accuracy on test and forgotten images (the paper's Table 1)"
+    return class_table(title, results, headings, cells, "Accuracy in percent, gap in points.")
 
 
-def method_table(results: Results, pooled: bool = False) -> Table:
+def method_table(results: Results, scope: Scope = MEAN) -> Table:
     """All readouts of every method and floor: means over the classes, or those of the pooled request."""
-    readouts = {
-        "A_t": ("test_accuracy", 2),
-        "A_f": ("forget_accuracy", 1),
-        "A_t outside D_test": ("test_accuracy_outside_heldout", 2),
-        "A_r": ("retain_accuracy", 2),
-        "gap": ("forget_gap", 1),
-        "agreement": ("agreement", 1),
-        "activation distance": ("activation_distance", 3),
-        "KL": ("kl", 3),
-        "JS": ("js", 3),
-    }
-    scope = POOLED if pooled else MEAN
     rows = [
-        (
-            (results.label(m),),
-            *((text(results.for_method(m).estimate(scope, m, key), digits),) for key, digits in readouts.values()),
-        )
+        (results.label(m), *(text(results.for_method(m).estimate(scope, m, key), key) for key in READOUTS))
         for m in (*results.methods, *results.floors)
     ]
-    columns = (Column("method"), *(Column(name) for name in readouts))
     floors = "The last rows are the floors, computed from labels without any unlearning. " if results.floors else ""
-    title = f"Readouts per method, {over(results, pooled)}"
-    return Table(title, columns, tuple(rows), len(results.floors), floors + interval_note(results))
+    title = f"Readouts per method, {over(results, scope)}"
+    headings = ("method", *READOUTS.values())
+    return Table(title, headings, tuple(rows), len(results.floors), floors + interval_note(results))
 
 
-def difference_table(results: Results, pooled: bool = False) -> Table:
+def difference_table(results: Results, scope: Scope = MEAN) -> Table:
     """Every method and floor minus the untouched original and minus the majority floor, paired, with a finding each."""
-    # Heading, readout, reference and its readout, decimals, and whether lower is better.
+    # Heading, readout, reference and its readout.
     contrasts = {
-        "gap − original's": ("forget_gap", "original", "forget_gap", 1, True),
-        "agreement − original's": ("agreement", "original", "agreement", 1, False),
-        "activation distance − original's": ("activation_distance", "original", "activation_distance", 3, True),
-        "agreement − majority floor's": ("agreement", "floor_majority", "agreement", 1, False),
-        "predictor accuracy − majority floor's": ("predictor_accuracy", "floor_majority", "agreement", 1, False),
+        "gap − original's": ("forget_gap", ORIGINAL, "forget_gap"),
+        "agreement − original's": ("agreement", ORIGINAL, "agreement"),
+        "activation distance − original's": ("activation_distance", ORIGINAL, "activation_distance"),
+        "agreement − majority floor's": ("agreement", MAJORITY, "agreement"),
+        "predictor accuracy − majority floor's": ("predictor_accuracy", MAJORITY, "agreement"),
     }
-    scope = POOLED if pooled else MEAN
 
-    def cell(method: str, contrast: tuple[str, str, str, int, bool]) -> Cell:
-        key, reference, reference_key, digits, lower_is_better = contrast
+    def cell(method: str, key: str, reference: str, reference_key: str) -> str:
         if method == reference:
-            return (MISSING, MISSING)
-        difference = results.for_method(method).difference(method, reference, key, scope, reference_key)
-        return (text(difference, digits), finding(difference, lower_is_better) or MISSING)
+            return MISSING
+        return compared(results.for_method(method).difference(method, reference, key, scope, reference_key), key)
 
-    methods = [m for m in results.methods if m not in ("original", "retrain")]
-    rows = [
-        ((results.label(m),), *(cell(m, contrast) for contrast in contrasts.values()))
-        for m in (*methods, *results.floors)
-    ]
-    columns = (Column("method"), *(Column(heading, ("difference", "finding")) for heading in contrasts))
+    methods = [m for m in (*results.methods, *results.floors) if m not in (ORIGINAL, GOLD)]
+    rows = [(results.label(m), *(cell(m, *contrast) for contrast in contrasts.values())) for m in methods]
     by = {"seeds": "seed by seed", "images": "by forgotten image"}.get(results.interval_source or "")
     caption = "The method's figure minus the reference's: below 0 is better for gap and activation distance, above 0 "
     caption += f"for the others. {interval_note(results)}"
     if by:
         caption += f" Differences are paired {by}; better or worse is said where the interval leaves out 0."
-    title = f"Differences to the untouched original and to the floors, paired, {over(results, pooled)}"
-    return Table(title, columns, tuple(rows), len(results.floors), caption)
+    title = f"Differences to the untouched original and to the floors, paired, {over(results, scope)}"
+    return Table(title, ("method", *contrasts), tuple(rows), len(results.floors), caption)
+
+
+def compared(difference: Estimate, key: str) -> str:
+    """`-13.0 ± 5.0, better`: a paired difference and what it shows."""
+    found = finding(difference, key)
+    return text(difference, key) + (f", {found}" if found else "")
 
 
 def predictor_tables(results: Results) -> list[Table]:
     """The easy/hard predictor on held-out and on forgotten images; methods with the same predictor share a table."""
-    titles: dict[tuple[tuple[Cell, ...], ...], list[str]] = {}
-    for method in results.methods:
-        pairs = [(method, key) for key in ("predictor_accuracy", "heldout_predictor_accuracy")]
-        if any(figure(r, key) is not None for m, key in pairs for r in results.records if r["method"] == m):
-            table = _predictor_table(results, method)
-            titles.setdefault(table.rows, []).append(method)
-    tables = []
-    for methods in titles.values():
-        names = " and ".join(display_name(method) for method in methods)
-        tables.append(_predictor_table(results, methods[0], names))
-    return tables
+    names: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+    for method in results.predicting:
+        names.setdefault(_predictor_table(results, method, "").rows, []).append(method)
+    return [_predictor_table(results, found[0], " and ".join(map(display_name, found))) for found in names.values()]
 
 
-def _predictor_table(results: Results, method: str, names: str = "") -> Table:
-    def cells(pick: Pick) -> list[Cell]:
-        quality = [
-            (
-                text(pick(method, f"{prefix}predictor_accuracy")),
-                text(pick(method, f"{prefix}predictor_auc")),
-                text(pick(method, f"{prefix}predictor_brier"), 3),
-            )
-            for prefix in ("heldout_", "")
-        ]
-        floors = tuple(text(pick(floor, "agreement")) for floor in FLOORS)
-        hard = (text(pick(method, "predicted_hard_share"), 1, 100), text(pick(method, "hard_share"), 1, 100))
-        return [*quality, floors, hard]
+def _predictor_table(results: Results, method: str, names: str) -> Table:
+    keys = ("predictor_accuracy", "predictor_auc", "predictor_brier")
 
-    columns = [
-        Column("on D_test (its training set)", ("accuracy", "AUC", "Brier")),
-        Column("on D_f (forgotten)", ("accuracy", "AUC", "Brier")),
-        Column("accuracy of the floors on D_f", tuple(display_name(floor) for floor in FLOORS)),
-        Column("hard images, %", ("predicted", "truly")),
-    ]
+    def cells(scope: Scope, interval: bool) -> list[str]:
+        quality = [figures(results, scope, method, [p + key for key in keys], interval) for p in ("heldout_", "")]
+        floors = [figures(results, scope, floor, ("agreement",), interval) for floor in results.floors]
+        return [*quality, *floors, figures(results, scope, method, ("predicted_hard_share", "hard_share"), interval)]
+
+    headings = [f"{where}: accuracy / AUC / Brier" for where in ("D_test (its training set)", "D_f (forgotten)")]
+    headings += [f"{display_name(floor)} floor on D_f" for floor in results.floors]
+    headings += ["hard images, %: predicted / truly"]
     caption = "The majority floor calls every image easy; a mean is over the classes in which the figure is defined."
-    return class_table(f"Easy/hard predictor of {names}", results, columns, cells, caption)
+    return class_table(f"Easy/hard predictor of {names}", results, headings, cells, caption)
 
 
 def cost_table(results: Results) -> Table:
     """Seconds of a request, by part, and as a share of retraining, in full and amortised."""
     parts = list(dict.fromkeys(part for r in results.records for part in r.get("seconds_by_part") or {}))
-    rows = []
-    for m in results.methods:
-        full = (text(results.mean(m, "seconds")), text(results.mean(m, "retraining_share"), 1, 100))
-        shared = (
-            text(results.mean(m, "seconds_amortised")),
-            text(results.mean(m, "retraining_share_amortised"), 1, 100),
-        )
-        each = [(text(results.mean(m, f"seconds_by_part/{part}")),) for part in parts]
-        rows.append(((results.label(m),), full, shared, (text(results.mean(m, "compile_seconds")),), *each))
-    columns = [Column("method"), Column("in full", ("s", "% of retraining"))]
-    columns += [Column("amortised", ("s", "% of retraining")), Column("compile s")]
-    columns += [Column(part.replace("_", " ")) for part in parts]
+    columns: dict[str, tuple[str, ...]] = {"in full: s / % of retraining": ("seconds", "retraining_share")}
+    columns |= {"amortised: s / % of retraining": ("seconds_amortised", "retraining_share_amortised")}
+    columns |= {"compile s": ("compile_seconds",)}
+    columns |= {part.replace("_", " "): (f"seconds_by_part/{part}",) for part in parts}
+    rows = [
+        (results.label(m), *(figures(results, MEAN, m, keys, True) for keys in columns.values()))
+        for m in results.methods
+    ]
     scope = "the combined request" if results.setting["requests"] == "combined" else "one request (mean over classes)"
     caption = (
         f"Seconds of {scope}, compile time apart; the columns after it are the parts of the full time. "
-        "In full, parts shared between the twin methods (and, one request a class, the curriculum model shared by all "
-        f"requests) are charged to each; amortised, divided among them. {interval_note(results, over_images=False)}"
+        "In full, parts shared between the methods that predict (and, one request a class, the curriculum model shared "
+        "by all requests) are charged to each; amortised, divided among them. "
+        f"{interval_note(results, over_images=False)}"
     )
-    return Table("Cost", tuple(columns), tuple(rows), 0, caption)
+    return Table("Cost", ("method", *columns), tuple(rows), 0, caption)
+
+
+def figures(results: Results, scope: Scope, method: str, keys: Sequence[str], interval: bool) -> str:
+    """Several readouts of a method in one cell, apart by slashes."""
+    return " / ".join(text(results.estimate(scope, method, key), key, interval) for key in keys)
 
 
 def class_table(
-    title: str, results: Results, columns: list[Column], cells: Callable[[Pick], list[Cell]], caption: str
+    title: str, results: Results, headings: Sequence[str], cells: Callable[[Scope, bool], list[str]], caption: str
 ) -> Table:
     """One row a class, then the mean and, for a combined request, the pooled row; these two carry the intervals.
 
     Args:
         title: of the table.
         results: of one setting.
-        columns: all but the first, which names the class.
-        cells: makes a row's cells from a function that gives a method's readout in that row.
+        headings: all but the first, which names the class.
+        cells: makes a row's cells from what they are taken over and whether intervals are shown.
         caption: what the figures are; what the intervals are is added.
 
     Returns:
         The table.
     """
-
-    def of_class(target: int) -> Pick:
-        return lambda method, key: Estimate(results.of_class(target, method, key).mean)
-
-    rows = [((class_label(target, name),), *cells(of_class(target))) for target, name in results.class_names.items()]
-    summary = [((mean_label(results),), *cells(results.mean))] if results.class_names else []
+    rows = [(class_label(target, name), *cells(target, False)) for target, name in results.class_names.items()]
+    summary = [(mean_label(results), *cells(MEAN, True))] if results.class_names else []
     if results.has_pooled:
-        summary.append((("pooled over the request",), *cells(results.pooled)))
+        summary.append(("pooled over the request", *cells(POOLED, True)))
     where = " The rows of single classes stand without intervals." if rows and results.interval_source else ""
     caption = f"{caption} {interval_note(results)}{where}"
-    return Table(title, (Column("class"), *columns), (*rows, *summary), len(summary), caption)
+    return Table(title, ("class", *headings), (*rows, *summary), len(summary), caption)
 
 
 def class_label(target: int, name: str) -> str:
@@ -263,6 +251,6 @@ def mean_label(results: Results) -> str:
     return f"mean of {count} {'class' if count == 1 else 'classes'}"
 
 
-def over(results: Results, pooled: bool) -> str:
+def over(results: Results, scope: Scope) -> str:
     """What the figures of a table are taken over, in words."""
-    return "pooled over the request" if pooled or not results.class_names else "means over the classes"
+    return "pooled over the request" if scope == POOLED or not results.class_names else "means over the classes"

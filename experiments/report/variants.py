@@ -1,21 +1,25 @@
-"""The main part of the variants' report: each flipped choice against the default, as a table and a forest plot."""
+"""The variants' report: each flipped choice against the default, as a table and a forest plot."""
 
 import pathlib
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.report.formats import BETTER, WORSE, display_name, finding, text
 from experiments.report.intervals import Estimate
-from experiments.report.pictures import BLUE, GREY, STYLE, VERMILION, save
-from experiments.report.results import MEAN, POOLED, Results, Scope, display_name
-from experiments.report.tables import MISSING, Cell, Column, Table, finding, interval_note, text
-from experiments.report.write import Body, Picture, Section, load_results
+from experiments.report.page import Body, Part, Picture, Section
+from experiments.report.pictures import BLUE, GREY, STYLE, VERMILION, draw_estimate, save, shown
+from experiments.report.results import MEAN, ORIGINAL, POOLED, Results, Scope, load_results
+from experiments.report.tables import Table, compared, interval_note, over
 
-KEYS = {"agreement": ("agreement, points", False), "forget_gap": ("forget gap, points", True)}
-"""What is compared: its name on the plot, and whether lower is better."""
+KEYS = {"agreement": "agreement, points\n(right is better)", "forget_gap": "forget gap, points\n(left is better)"}
+"""What is compared, and what the plot says of it."""
+READOUTS = {"agreement": "agreement", "forget_gap": "gap", "test_accuracy": "A_t"}
+READOUTS |= {"activation_distance": "activation distance", "predictor_accuracy": "accuracy of the labels on D_f"}
 
 
 class Arm(NamedTuple):
@@ -28,127 +32,110 @@ class Arm(NamedTuple):
 
 
 def body(output: pathlib.Path) -> Body:
-    """Tables, plot and findings from an output folder of `experiments.variants`."""
+    """Table, plot and sections from an output folder of `experiments.variants`."""
     groups = load_results(output)
     defaults = [results for results in groups if results.setting["variant"] == "default"]
-    sections = []
+    if not defaults:
+        raise ValueError(f"{output} holds no record of the default, which every variant is compared with")
+    first: Body | None = None
+    sections: list[Section] = []
     for default in defaults:
-        same_size = [r for r in groups if r.setting["num_forget"] == default.setting["num_forget"] and r is not default]
+        size = default.setting["num_forget"]
         scope: Scope = POOLED if default.has_pooled else MEAN
-        arms = [_compare(results, default, scope) for results in same_size]
+        arms = [_compare(r, default, scope) for r in groups if r.setting["num_forget"] == size and r is not default]
         references = _references(default, scope)
-        stem = "variants" if len(defaults) == 1 else f"variants-{default.setting['num_forget']}"
-        draw_forest([*arms, *references], output, stem)
-        picture = Picture(
-            stem,
-            "Differences of every variant to the default in agreement and forget gap",
-            "Each choice flipped alone, minus the default; below, the untouched original and the floors, minus the "
-            "default. Paired; bars are 95 % confidence intervals.",
-        )
-        title = f"Which open choices matter ({default.setting['num_forget']} images a class)"
-        sections.append(Section(title, [*_findings(arms), _table(arms, references, default, scope)], [picture]))
-    return Body(sections)
+        stem = "variants" if len(defaults) == 1 else f"variants-{size}"
+        caption = "Each choice flipped alone, minus the default; below, the untouched original and the floors, minus "
+        caption += "the default. Paired; bars are 95 % confidence intervals."
+        alt = "Differences of every variant to the default in agreement and forget gap"
+        picture = Picture(stem, alt, caption, partial(draw_forest, [*arms, *references], stem=stem))
+        table, findings = _table(arms, references, default, scope), _findings(arms)
+        first = first or Body(findings[0], table, picture, sections)
+        # The first size's stand at the top of the page.
+        more: list[Part] = [table, picture]
+        parts: list[Part] = [findings, *(more if sections else [])]
+        sections.append(Section(f"Which open choices matter ({size} images a class)", parts))
+    assert first is not None
+    return first
 
 
 def _compare(results: Results, default: Results, scope: Scope) -> Arm:
-    method = next(m for m in results.methods if m.startswith("twin"))
-    differences = {key: results.difference(method, "twin", key, scope, other=default) for key in KEYS}
+    method, theirs = results.predicting[0], default.predicting[0]
+    differences = {key: results.difference(method, theirs, key, scope, other=default) for key in KEYS}
     return Arm(str(results.setting["variant"]), results, method, differences)
 
 
 def _references(default: Results, scope: Scope) -> list[Arm]:
     """The untouched original and the floors, against the default as the variants are."""
     found = []
-    for method in ("original", *default.floors):
-        name = "untouched original" if method == "original" else f"floor: {display_name(method)}"
-        differences = {key: default.difference(method, "twin", key, scope) for key in KEYS}
+    for method in (ORIGINAL, *default.floors):
+        name = "untouched original" if method == ORIGINAL else f"floor: {display_name(method)}"
+        differences = {key: default.difference(method, default.predicting[0], key, scope) for key in KEYS}
         found.append(Arm(name, default, method, differences))
     return found
 
 
 def _table(arms: Sequence[Arm], references: Sequence[Arm], default: Results, scope: Scope) -> Table:
-    def readouts(results: Results, method: str) -> tuple[Cell, ...]:
-        of = {key: results.estimate(scope, method, key) for key in ("test_accuracy", *KEYS, "activation_distance")}
-        predictor = results.estimate(scope, method, "predictor_accuracy")
-        return (
-            (text(of["test_accuracy"]._replace(low=None), 2),),
-            (text(of["agreement"]),),
-            (text(of["forget_gap"]),),
-            (text(of["activation_distance"]._replace(low=None), 3),),
-            (text(predictor._replace(low=None)),),
-        )
+    def row(name: str, results: Results, method: str, differences: dict[str, Estimate], short: bool) -> tuple[str, ...]:
+        readouts = [
+            text(results.estimate(scope, method, key), key, key in KEYS and not short) for key in READOUTS
+        ]  # fmt: skip
+        minus = [(text if short else compared)(differences.get(key, Estimate(None)), key) for key in KEYS]
+        return (name, *minus, *readouts)
 
-    nothing: Cell = (MISSING, MISSING)
-    rows: list[tuple[Cell, ...]] = [(("default",), *readouts(default, "twin"), nothing, nothing)]
-    for arm in (*arms, *references):
-        cells = [
-            (text(arm.differences[key]), finding(arm.differences[key], lower) or MISSING)
-            for key, (_, lower) in KEYS.items()
-        ]
-        rows.append(((arm.name,), *readouts(arm.results, arm.method), *cells))
-    columns = (
-        Column("variant"),
-        Column("A_t"),
-        Column("agreement"),
-        Column("gap"),
-        Column("activation distance"),
-        Column("accuracy of the labels on D_f"),
-        Column("agreement − default's", ("points", "finding")),
-        Column("gap − default's", ("points", "finding")),
-    )
-    over = "pooled over the request" if scope == POOLED else "means over the classes"
+    first = Arm("default", default, default.predicting[0], {})
+    rows, compact = (tuple(row(*arm, short) for arm in (first, *arms, *references)) for short in (False, True))
+    headings = ("variant", "agreement − default's", "gap − default's", *READOUTS.values())
     caption = "Each row flips one choice; differences are paired. " + interval_note(default)
-    return Table(f"Variants of the twin method, {over}", columns, tuple(rows), len(references), caption)
+    title = f"Variants of the twin method, {over(default, scope)}"
+    short = Table(title, headings, compact, len(references))
+    return Table(title, headings, rows, len(references), caption, short)
 
 
 def _findings(arms: Sequence[Arm]) -> list[str]:
-    lines = []
-    for key, (_, lower) in KEYS.items():
-        name = key.replace("_", " ")
-        known = {arm.name: finding(arm.differences[key], lower) for arm in arms}
-        for word in ("better", "worse"):
-            found = [f"{arm.name} ({text(arm.differences[key])})" for arm in arms if known[arm.name] == word]
-            if found:
-                lines.append(f"{name.capitalize()}, {word} than the default: {'; '.join(found)}.")
-        unsure = [arm.name for arm in arms if known[arm.name] not in ("better", "worse")]
-        if unsure:
-            lines.append(f"{name.capitalize()}, no difference shown: {'; '.join(unsure)}.")
+    """The first sentence says what matters; then a sentence for each readout on the variants that were not shown to."""
+    known = {key: {arm.name: finding(arm.differences[key], key) for arm in arms} for key in KEYS}
+    told = []
+    for arm in arms:
+        shifts = [f"{known[k][arm.name]} in {READOUTS[k]}, {text(arm.differences[k])}" for k in KEYS
+                  if known[k][arm.name] in (BETTER, WORSE)]  # fmt: skip
+        told += [f"{arm.name} ({'; '.join(shifts)})"] if shifts else []
+    verb = "is" if len(told) == 1 else "are"
+    lines = [f"Of {len(arms)} flipped choices {len(told) or 'none'} {verb} shown to matter"]
+    lines[0] += f": {', '.join(told)}." if told else "."
+    for key in KEYS:
+        unsure = [arm.name for arm in arms if known[key][arm.name] not in (BETTER, WORSE)]
+        lines += [f"No difference shown in {READOUTS[key]}: {'; '.join(unsure)}."] if unsure else []
     return lines
 
 
-def draw_forest(arms: Sequence[Arm], output: pathlib.Path, stem: str) -> list[pathlib.Path]:
+def draw_forest(arms: Sequence[Arm], output: pathlib.Path, stem: str) -> pathlib.Path:
     """Draws each arm's difference to the default with its interval, a panel for agreement and one for the gap.
 
     Args:
-      arms: a row each.
-      output: the folder for the picture, SVG and PNG.
-      stem: its name.
+        arms: a row each.
+        output: the folder for the picture, an SVG.
+        stem: its name.
 
     Returns:
-      The files written.
+        The file written.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 1.8 + 0.36 * len(arms)), layout="constrained")
         panels = figure.subplots(1, len(KEYS), sharey=True, squeeze=False)[0]
-        for panel, (key, (title, lower)) in zip(panels, KEYS.items(), strict=True):
-            _draw_panel(panel, arms, key, lower)
-            better = "left" if lower else "right"
-            panel.set_xlabel(f"difference in {title}\n({better} is better)")
-        panels[0].set_yticks(range(len(arms)), [arm.name for arm in arms])
+        for panel, (key, label) in zip(panels, KEYS.items(), strict=True):
+            _draw_panel(panel, arms, key)
+            panel.set_xlabel(f"difference in {label}")
+        panels[0].set_yticks(range(len(arms)), [shown(arm.name) for arm in arms])
         panels[0].set_ylim(len(arms) - 0.5, -0.5)
         return save(figure, output, stem)
 
 
-def _draw_panel(panel: Axes, arms: Sequence[Arm], key: str, lower_is_better: bool) -> None:
+def _draw_panel(panel: Axes, arms: Sequence[Arm], key: str) -> None:
     panel.axvline(0, color="black", linewidth=1)
     for row, arm in enumerate(arms):
         difference = arm.differences[key]
-        if difference.mean is None:
-            panel.annotate("not measured", (0, row), (4, 0), textcoords="offset points", va="center", color=GREY)
-            continue
-        color = {"better": BLUE, "worse": VERMILION}.get(finding(difference, lower_is_better) or "", GREY)
-        if difference.low is not None and difference.high is not None:
-            panel.plot([difference.low, difference.high], [row, row], color=color, linewidth=2)
-        panel.plot([difference.mean], [row], "o", color=color, markersize=6)
+        color = {BETTER: BLUE, WORSE: VERMILION}.get(finding(difference, key) or "", GREY)
+        draw_estimate(panel, row, difference, color)
     panel.grid(axis="x", color="#dddddd", linewidth=0.7)
     panel.tick_params(axis="y", length=0)

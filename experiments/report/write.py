@@ -1,215 +1,176 @@
-"""A run's report: tables and pictures from the records in its output folder.
+"""A run's report: `report.md`, `report.html` and the pictures, and the last screen of its command.
 
 Reads `config.json`, `results.jsonl` and, where present, `samples.json` (for the intervals of one seed) and
-`features.json`; needs no JAX. An experiment with tables of its own hands them over as a `Body`.
+`features.json`; needs no JAX. An experiment with a table of its own hands it over as a `Body`.
 """
 
-import json
+import base64
 import pathlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jinja2
+from markupsafe import Markup
+from rich import box
 from rich.console import Console
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from experiments.report import tables as report_tables
-from experiments.report.html import write_html
-from experiments.report.page import describe, head, reading, remarks, rerun
+from experiments.report.files import read_config, read_features
+from experiments.report.formats import plain, to_markdown
+from experiments.report.page import Body, Picture, Section, setting_line, standing, title
 from experiments.report.paper import paper_differences, paper_tables
-from experiments.report.pictures import draw_features, draw_gaps
-from experiments.report.render import print_rich, to_markdown
-from experiments.report.results import Record, Results, split_settings
-from experiments.report.samples import read_samples
-from experiments.report.tables import Table
+from experiments.report.pictures import draw_features, draw_overview
+from experiments.report.results import MEAN, POOLED, load_results
+from experiments.report.tables import (
+    Table,
+    accuracy_table,
+    cost_table,
+    difference_table,
+    main_table,
+    method_table,
+    predictor_tables,
+)
 from experiments.report.verdict import verdict
 
-IDENTITY = ("method", "target_class", "seed")
+SCREEN_LINES = 40
+NAME_WIDTH = 24
+GAP = 2
+"""Between columns."""
+TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
-class Picture(NamedTuple):
-    """A picture in the output folder: `stem.svg`, its text for those who cannot see it, and a caption."""
-
-    stem: str
-    alt: str
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of a report under a heading of its own.
-
-    Attributes:
-        title: the heading.
-        parts: tables, and paragraphs of markdown (on the terminal they are printed as they are).
-        pictures: stand after the parts; whoever makes the section draws them beforehand. Not on the terminal.
-    """
-
-    title: str
-    parts: Sequence[Table | str] = ()
-    pictures: Sequence[Picture] = ()
-
-
-@dataclass(frozen=True)
-class Body:
-    """What an experiment reports in place of the standard body, or ahead of it.
-
-    Attributes:
-        sections: in order.
-        standard: whether verdict, tables and pictures of every setting follow.
-    """
-
-    sections: Sequence[Section]
-    standard: bool = False
-
-
-STANDARD = Body((), standard=True)
-
-
-def write_report(output: pathlib.Path, body: Body = STANDARD) -> pathlib.Path:
+def write_report(output: pathlib.Path, body: Body | None = None) -> pathlib.Path:
     """Writes `report.md`, `report.html` and the pictures beside the records that they are made from.
 
     Args:
         output: a run's folder with `config.json` and `results.jsonl`; `samples.json` and `features.json` are optional.
-        body: the experiment's own sections; made from `load_results(output)` where they need figures. The pictures
-            `gap` and `features` belong to the standard body and are drawn with it.
+        body: the experiment's own; None: the comparison of methods.
 
     Returns:
         The path of `report.md`.
 
     Raises:
-        FileNotFoundError: `config.json`, `results.jsonl` or a picture is not there.
-        ValueError: a line of `results.jsonl` is no record, or there are none; or `samples.json` is broken.
+        FileNotFoundError: `config.json` or `results.jsonl` is not there.
+        ValueError: one of the files is broken, or there are no records.
     """
-    config = json.loads((output / "config.json").read_text("utf-8"))
-    groups = load_results(output)
-    records = [record for results in groups for record in results.records]
-    parts = [head(config, groups), *(_section(section) for section in body.sections)]
-    if body.standard:
-        parts += [_standard(groups), _pictures(groups, output)]
-    parts += [remarks(records), rerun(config, records), reading()]
-    path = output / "report.md"
-    path.write_text("\n".join(parts), "utf-8")
-    write_html(output)
-    return path
+    config, groups = read_config(output), load_results(output)
+    body = body or standard(output)
+    sections = [*body.sections, *standing(config, groups)]
+    for picture in (body.picture, *(part for section in sections for part in section.parts)):
+        if isinstance(picture, Picture):
+            picture.draw(output)
+    page = {"title": title(config, groups), "setting": setting_line(config), "body": body, "sections": sections}
+
+    def inlined(picture: Picture) -> str:
+        data = base64.b64encode((output / f"{picture.stem}.svg").read_bytes()).decode()
+        return f"data:image/svg+xml;base64,{data}"
+
+    # Nothing of a name is taken for markup: every value is escaped on its way into either page.
+    for name, finalize in {"report.md": lambda text: Markup(to_markdown(text)), "report.html": plain}.items():
+        (output / name).write_text(_environment(finalize, inlined).get_template(f"{name}.j2").render(page), "utf-8")
+    return output / "report.md"
 
 
-def print_table(source: pathlib.Path | Sequence[Record], console: Console | None = None, body: Body = STANDARD) -> None:
-    """Prints the tables and the verdict on the terminal; wide tables are continued below, never cut.
+def print_table(output: pathlib.Path, console: Console | None = None, body: Body | None = None) -> None:
+    """Prints the last screen: the one table, the one sentence and the folder, within 40 lines.
 
     Args:
-        source: a run's output folder, or its records.
-        console: where to print; a new one on standard output by default.
-        body: what to print, as for `write_report`.
+        output: a run's folder.
+        console: where to print; a new one on standard output by default. Columns that are too many for its width, and
+            rows that are too many for a screen, are left to the report, and the screen says so.
+        body: as for `write_report`.
     """
     console = console or Console()
-    for section in body.sections:
-        console.print(Text(section.title, style="bold"))
-        console.print()
-        for part in section.parts:
-            _print_part(part, console)
-    if not body.standard:
-        return
-    for results in load_results(source) if isinstance(source, pathlib.Path) else split_settings(source):
-        console.print(Text(describe(results), style="bold"))
-        for table in _tables(results) + paper_tables(results):
-            print_rich(table, console)
-        console.print(Text("Verdict", style="bold"))
-        for line in verdict(results):
-            console.print(Text(f"- {line}"))
-        console.print()
+    body = body or standard(output)
+    sentence, folder = Text(_encodable(body.sentence, console)), Text(f"records and report: {output / 'report.html'}")
+    below = sum(len(console.render_lines(text)) for text in (sentence, folder))
+    table = body.table.compact or body.table
+    console.print(Text(f"{table.title}:", style="bold"))
+    _print_fitting(table, console, SCREEN_LINES - below - 3)
+    console.print()
+    console.print(sentence)
+    console.print(folder, soft_wrap=True)
 
 
-def load_results(output: pathlib.Path) -> list[Results]:
-    """The figures of an output folder, setting by setting; errors as `write_report`."""
-    return split_settings(read_records(output), read_samples(output))
-
-
-def read_records(output: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads `results.jsonl` in a run's folder.
-
-    Raises:
-        ValueError: a line is not a JSON object with `method`, `target_class` and `seed`, or there is none.
-    """
-    path = output / "results.jsonl"
-    records = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"results.jsonl, line {number}: not a JSON object ({error}); remove the line") from error
-        missing = [key for key in IDENTITY if not isinstance(record, dict) or key not in record]
-        if missing:
-            raise ValueError(f"results.jsonl, line {number}: a record needs {', '.join(missing)}; got {line[:80]}")
-        records.append(record)
-    if not records:
-        raise ValueError("results.jsonl holds no record: the run has not finished a single request")
-    return records
-
-
-def _print_part(part: Table | str, console: Console) -> None:
-    if isinstance(part, Table):
-        print_rich(part, console)
-    else:
-        console.print(Text(part))
-        console.print()
-
-
-def _section(section: Section) -> str:
-    parts = [to_markdown(part) if isinstance(part, Table) else f"{part}\n" for part in section.parts]
-    return "\n".join([f"## {section.title}\n", *parts, *map(_picture, section.pictures)])
-
-
-def _picture(picture: Picture) -> str:
-    caption = f"\n{picture.caption}\n" if picture.caption else ""
-    return f"![{picture.alt}]({picture.stem}.svg)\n{caption}"
-
-
-def _tables(results: Results) -> list[Table]:
-    pooled = results.has_pooled and bool(results.class_names)
-    tables = [report_tables.accuracy_table(results)]
-    for make in (report_tables.method_table, report_tables.difference_table):
-        tables += [make(results), *([make(results, pooled=True)] if pooled else [])]
-    return [*tables, *report_tables.predictor_tables(results), report_tables.cost_table(results)]
-
-
-def _standard(groups: Sequence[Results]) -> str:
-    parts = []
+def standard(output: pathlib.Path) -> Body:
+    """The comparison of methods: every readout of every method against the floors; errors as `write_report`."""
+    groups = load_results(output)
+    said = [sentence for results in groups for sentence in verdict(results)[: 5 if len(groups) == 1 else 1]][:5]
+    sections = [Section("What the numbers say", [said])] if len(said) > 1 else []
     for results in groups:
-        parts += [f"## Results: {describe(results)}\n" if len(groups) > 1 else "## Results\n"]
-        parts += ["### Verdict\n", "\n".join(f"- {line}" for line in verdict(results)) + "\n"]
-        parts += [to_markdown(table) for table in _tables(results)]
-        parts += ["### The paper's numbers\n"]
+        of = f" ({results.setting['variant']}, {results.setting['num_forget']} images)" if len(groups) > 1 else ""
+        scopes = [MEAN, POOLED] if results.has_pooled and results.class_names else [MEAN]
         differences = paper_differences(results)
-        if differences:
-            parts.append(f"Not printed beside ours, for this is not the paper's setting: {'; '.join(differences)}.\n")
-        parts += [to_markdown(table, 4) for table in paper_tables(results)]
-    return "\n".join(parts)
+        theirs = [f"Not printed beside ours, for this is not the paper's setting: {'; '.join(differences)}."]
+        sections += [
+            Section(f"Class by class{of}", [accuracy_table(results)]),
+            Section(f"Every readout{of}", [method_table(results, scope) for scope in scopes]),
+            Section(f"Paired differences{of}", [difference_table(results, scope) for scope in scopes]),
+            Section(f"Easy and hard images{of}", predictor_tables(results)),
+            Section(f"Cost{of}", [cost_table(results)]),
+            Section(f"The paper's numbers{of}", theirs if differences else paper_tables(results)),
+        ]
+    overview = Picture(
+        "overview",
+        "Gap, agreement and activation distance of every method against the floors",
+        "Every method against the floors (lines). Bars are 95 % confidence intervals, small dots single classes.",
+        lambda folder: draw_overview(groups, folder),
+    )
+    if features := read_features(output):
+        caption = "Above each panel: how many images of either kind, and the chance (AUC, percent; 50 is none) that a "
+        caption += "hard image has the larger feature. The predictor learns on the upper row and is used on the lower."
+        alt = "Features of easy and hard images in both problems"
+        drawn = Picture("features", alt, caption, lambda folder: draw_features(features, folder))
+        sections.append(Section("Features of easy and hard images", [drawn]))
+    return Body(said[0], main_table(groups), overview, [section for section in sections if section.parts])
 
 
-def _pictures(groups: Sequence[Results], output: pathlib.Path) -> str:
-    draw_gaps(groups, output)
-    floors = "The green band is the gold-gold floor."
-    if any(results.interval_source for results in groups):
-        floors += " Error bars, and the bands about the floors' lines, are 95 % confidence intervals."
-    pictures = [
-        Picture(
-            "gap",
-            "Forget gap of every method with the three floors",
-            f"A dot is a class (mean over seeds), the black line the mean over classes. {floors}",
-        )
-    ]
-    features = output / "features.json"
-    entries = json.loads(features.read_text("utf-8")) if features.exists() else []
-    if entries:
-        draw_features(entries, output)
-        pictures.append(
-            Picture(
-                "features",
-                "Features of easy and hard images in both problems",
-                "Above each panel: how many images of either kind, and the chance (AUC, percent; 50 is none) that a "
-                "hard image has the larger feature. The predictor learns on the upper row and is used on the lower.",
-            )
-        )
-    absent = "No picture of the features: the run left no `features.json` (no twin method among its methods)."
-    return _section(Section("Pictures", [] if entries else [absent], pictures))
+def _environment(finalize: Callable[[Any], str], inlined: Callable[[Picture], str]) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else finalize(value),
+    )
+    environment.filters |= {"inlined": inlined, "code": lambda line: Markup(plain(line))}
+    return environment
+
+
+def _print_fitting(table: Table, console: Console, lines: int) -> None:
+    """Prints as many columns and rows as the screen holds; summary rows stay."""
+    rows, num_body = [*table.rows], len(table.rows) - table.num_summary
+    longest = [max(len(row[index]) for row in rows) for index in range(len(table.headings))]
+    # Figures stand on one line; headings and names may be folded.
+    words = [max(map(len, heading.split())) for heading in table.headings]
+    widths = [min(longest[0], NAME_WIDTH), *(max(pair) for pair in zip(longest[1:], words[1:], strict=True))]
+    while len(widths) > 2 and sum(widths) + GAP * (len(widths) - 1) > console.width:
+        widths.pop()
+    room = console.width - sum(widths[1:]) - GAP * (len(widths) - 1)
+    widths[0] = min(longest[0], max(room, 1))
+    while num_body > 1 and len(console.render_lines(_rich(table, rows, widths, console))) > lines - 1:
+        num_body -= 1
+        del rows[num_body]
+    console.print(_rich(table, rows, widths, console))
+    left_out = {"row": len(table.rows) - len(rows), "column": len(table.headings) - len(widths)}
+    if any(left_out.values()):
+        counts = " and ".join(f"{n} more {word}{'s' if n > 1 else ''}" for word, n in left_out.items() if n)
+        console.print(Text(f"{counts} in the report"))
+
+
+def _rich(table: Table, rows: Sequence[tuple[str, ...]], widths: Sequence[int], console: Console) -> RichTable:
+    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, GAP - 1, 0, 0))
+    for index, width in enumerate(widths):
+        justify: Any = "right" if index else "left"
+        shown.add_column(Text(table.headings[index]), justify=justify, overflow="fold", width=width)
+    for number, row in enumerate(rows):
+        if number == len(rows) - table.num_summary:
+            shown.add_section()
+        shown.add_row(*(Text(_encodable(cell, console)) for cell in row[: len(widths)]))
+    return shown
+
+
+def _encodable(text: str, console: Console) -> str:
+    """The text without control characters and without what the terminal's encoding lacks."""
+    return plain(text).replace("–", "-").encode(console.encoding, "replace").decode(console.encoding)

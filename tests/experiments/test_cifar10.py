@@ -154,14 +154,18 @@ def test_the_command_end_to_end(tmp_path, capsys):
     assert cifar10.main(arguments) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].startswith("experiments.cifar10: preset quick on synthetic")
-    assert "NOT the paper's setting" in " ".join(printed.split())
+    assert printed.splitlines()[1].startswith("NOT the paper's setting")
+    last = printed.splitlines()[-20:]
+    assert last[-1].startswith(f"records and report: {output}")
+    assert any(line.startswith("floor: gold-gold") for line in last)
     records = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
     assert {r["method"] for r in records} >= {"original", "retrain", "twin", "floor_gold_gold"}
     assert {r["num_train"] for r in records} == {600}
     config = json.loads((output / "config.json").read_text())
-    assert any("600 training images" in text for text in config["shortfalls"])
+    (run,) = config["runs"].values()
+    assert any("600 training images" in text for text in run["shortfalls"])
     assert str(tmp_path) not in (output / "config.json").read_text() + (output / "results.jsonl").read_text()
-    for name in ("report.md", "gap.png", "gap.svg", "features.png"):
+    for name in ("report.md", "report.html", "overview.svg", "features.svg"):
         assert (output / name).stat().st_size > 500
     assert cifar10.main([*arguments, "--num-train", "400"]) == 2
 

@@ -175,7 +175,7 @@ def test_the_ablation_end_to_end(data, tmp_path):
     assert len(list((tmp_path / "stages").glob("prediction-*"))) == len(arms)
     predictors = [r for r in records if r["method"] == "twin" and r["target_class"] == "all"]
     assert len(predictors) == len(arms)
-    assert all(r["forget_accuracy"] is None and r["predictor_accuracy"] is not None for r in predictors)
+    assert all("forget_accuracy" not in r and r["predictor_accuracy"] is not None for r in predictors)
     assert "majority" in text
     for arm in arms:
         assert f"| {arm.variant} " in text
@@ -188,7 +188,6 @@ def test_the_variants_end_to_end(data, tmp_path):
     records, text = finish(variants.EXPERIMENT, arms, data, tmp_path)
     assert {r["variant"] for r in records} == {"default", *chosen}
     assert (tmp_path / "variants.svg").stat().st_size > 1000
-    assert (tmp_path / "variants.png").stat().st_size > 1000
     pooled = {r["variant"]: r for r in records if r["target_class"] == "all" and r["method"].startswith("twin")}
     difference = pooled["threshold by count"]["agreement"] - pooled["default"]["agreement"]
     row = next(line for line in text.splitlines() if line.startswith("| threshold by count"))
@@ -204,10 +203,10 @@ def test_the_sizes_end_to_end(data, tmp_path):
     records, text = finish(forget_size.EXPERIMENT, forget_size.arms(plain, options, data), data, tmp_path)
     assert {r["num_forget"] for r in records} == {1, 8, "all"}
     assert {r["method"] for r in records if r["variant"] == "8, dataset"} >= set(forget_size.METHODS)
-    for name in ("sizes.svg", "sizes.png", "report.html"):
+    for name in ("sizes.svg", "report.html"):
         assert (tmp_path / name).stat().st_size > 1000
     assert "whole class" in text
-    assert "Twin minus bad teacher in agreement" in text
+    assert "Twin's advantage over bad teacher in agreement" in text
     # One original for all sizes and ratios.
     assert len(list((tmp_path / "stages").glob("original-*"))) == 1
 

@@ -26,9 +26,11 @@ from tmu_jax.training import Recipe
 from tmu_jax.unlearning import METHODS
 
 REQUIRED_KEYS = (
-    "dataset preset arch num_train epochs requests target_class num_forget heldout_source seed method test_accuracy "
-    "forget_accuracy retain_accuracy forget_gap agreement activation_distance kl js predictor_accuracy predictor_auc "
-    "seconds compile_seconds retraining_share why shortfalls versions device git_revision"
+    "dataset preset arch num_train epochs requests target_class num_forget heldout_source seed method run "
+    "forget_accuracy forget_gap agreement notes"
+).split()
+MEASURED_KEYS = (
+    "test_accuracy retain_accuracy activation_distance kl js seconds compile_seconds retraining_share seconds_by_part"
 ).split()
 TIMES = {"seconds", "compile_seconds", "retraining_share", "seconds_by_part", "seconds_amortised"}
 TIMES |= {"retraining_share_amortised"}
@@ -101,6 +103,11 @@ def test_a_record_for_every_class_and_method_and_the_pooled_row(finished, data):
     assert records == [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
     for record in records:
         assert set(REQUIRED_KEYS) <= set(record)
+        assert record["method"].startswith("floor_") or set(MEASURED_KEYS) <= set(record)
+        assert ("predictor_accuracy" in record) == (record["method"] == "twin")
+    (run,) = json.loads((output / "config.json").read_text())["runs"].items()
+    assert run == (records[0]["run"], CONFIG)
+    assert not set(CONFIG) & {key for record in records for key in record}
     assert str(output) not in (output / "results.jsonl").read_text() + (output / "config.json").read_text()
 
 
@@ -150,7 +157,7 @@ def test_the_report_is_written_from_a_run(finished):
     output, _ = finished
     text = report.write_report(output).read_text()
     assert "twin" in text
-    assert (output / "gap.png").stat().st_size > 1000
+    assert (output / "overview.svg").stat().st_size > 1000
 
 
 def stop_twice(function, seen):
@@ -198,8 +205,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, data, tmp_path, 
     # original, gold, finetune, twin model, curriculum model, twin, second gold: each begun twice, finished once.
     assert len(calls) == 14
     assert all(len(seen) > 2 for seen in others.values())
-    # An interrupted file is within an interrupted `add`: those two do not always count twice.
-    assert 7 + len(others) < interruptions <= 7 + 2 * len(others)
+    # An interrupted file is within an interrupted `add`, and features come to it: not all of them count twice.
+    assert 7 + len(others) < interruptions <= 7 + 2 * (len(others) + 1)
     features = [json.loads((folder / "features.json").read_text()) for folder in (tmp_path, finished[0])]
     assert features[0] == features[1]
     assert without_times(records) == without_times(expected)

@@ -11,7 +11,6 @@ from experiments.report.intervals import (
     Estimate,
     over_images,
     over_seeds,
-    paired_over_seeds,
     resampled_means,
 )
 
@@ -46,27 +45,6 @@ def test_one_seed_has_no_interval_and_none_has_no_mean():
     assert over_seeds([4.0]) == Estimate(4.0, None, None, None)
     assert not over_seeds([4.0]).has_interval
     assert over_seeds([]) == Estimate(None)
-
-
-def test_paired_difference_is_the_interval_of_the_differences():
-    ours, theirs = {0: 4.0, 1: 7.0, 2: 9.0}, {2: 5.0, 0: 1.0, 1: 3.0}
-    assert paired_over_seeds(ours, theirs) == over_seeds([3.0, 4.0, 4.0])
-
-
-def test_paired_difference_is_narrower_where_seeds_move_both():
-    rng = np.random.default_rng(0)
-    common, ours, theirs = (dict(enumerate(rng.normal(0, scale, 8))) for scale in (5.0, 0.5, 0.5))
-    ours, theirs = ({seed: common[seed] + values[seed] for seed in common} for values in (ours, theirs))
-    paired = paired_over_seeds(ours, theirs)
-    unpaired = stats.ttest_ind([*ours.values()], [*theirs.values()]).confidence_interval()
-    assert paired.high - paired.low < (unpaired.high - unpaired.low) / 4
-    closed_form = stats.ttest_rel([*ours.values()], [*theirs.values()]).confidence_interval()
-    assert (paired.low, paired.high) == pytest.approx((closed_form.low, closed_form.high))
-
-
-def test_seeds_that_differ_give_a_difference_without_interval():
-    assert paired_over_seeds({0: 4.0, 1: 6.0}, {0: 1.0}) == Estimate(4.0)
-    assert paired_over_seeds({}, {0: 1.0}) == Estimate(None)
 
 
 def test_bootstrap_equals_scipys_with_the_same_stream():

@@ -1,0 +1,46 @@
+"""The first screen of a command."""
+
+import dataclasses
+import io
+import pathlib
+
+import pytest
+from rich.console import Console
+
+from experiments import ablation, cifar10
+from experiments.protocol import command
+
+
+def first_screen(prepared, width=80, **changes):
+    prepared = dataclasses.replace(prepared, **changes)
+    console = Console(width=width, file=io.StringIO())
+    command.announce(prepared, console)
+    text = console.file.getvalue()
+    return text, sum(-(-len(line) // width) for line in text.splitlines())
+
+
+@pytest.mark.parametrize("module", [cifar10, ablation])
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_first_screen_has_at_most_8_lines(module, width, tmp_path):
+    options = module.Options(dataset="synthetic", preset="quick", output=tmp_path / "out")
+    prepared = command.prepare(module.EXPERIMENT, options)
+    left_out = [f"image {i} is \x1b[2J damaged, and the sentence that says so is a rather long one" for i in range(20)]
+    why = ["a reason of some length that goes on and on"] * 9
+    for changes in ({}, {"left_out": left_out}, {"why": why}, {"why": why, "left_out": left_out}):
+        text, lines = first_screen(prepared, width, **changes)
+        assert lines <= 8
+        assert "\x1b" not in text
+        assert "NOT the paper's setting: synthetic images, small_resnet, 2,000 training images" in text
+        assert "more in config.json" in text
+        assert str(tmp_path / "out") in text
+        assert ("left out: 20" in text) == ("left_out" in changes)
+        assert "one combined request, 20 of each of 10 classes" in text
+        assert "why: " in text
+
+
+def test_the_papers_setting_is_said(tmp_path):
+    options = cifar10.Options(dataset="synthetic", preset="quick", output=pathlib.Path(tmp_path))
+    prepared = command.prepare(cifar10.EXPERIMENT, options)
+    assert first_screen(prepared, short=[])[0].splitlines()[1] == "the paper's setting"
+    text, _ = first_screen(prepared, short=["3 epochs instead of 30"])
+    assert text.splitlines()[1] == "NOT the paper's setting: 3 epochs; see config.json"

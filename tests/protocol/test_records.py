@@ -1,0 +1,124 @@
+"""Records on disk: cells replaced whole, runs named once, samples of another run found."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.protocol.records import PROVENANCE, RecordTable, with_run
+
+CELL = {"variant": "default", "num_forget": 3, "ratio": "dataset", "request": "class 1", "seed": 0}
+FIRST = {"experiment": "test", **dict.fromkeys(PROVENANCE, "first")}
+SECOND = FIRST | {"git_revision": "second"}
+GOLD = "101"
+
+
+class Arm:
+    variant, num_forget, ratio, methods = "default", 3, "dataset", ("retrain", "mine")
+
+
+class Asked:
+    name, seed = "class 1", 0
+
+
+def entries(method, correct, **place):
+    """A cell whose records are what its samples give."""
+    right, gold = (np.array([digit == "1" for digit in digits]) for digits in (correct, GOLD))
+    accuracy, agreement = 100 * right.mean(), 100 * (right == gold).mean()
+    gap = abs(accuracy - 100 * gold.mean())
+    record = {**CELL, "method": method, "target_class": 1, "forget_accuracy": accuracy, "agreement": agreement}
+    record |= {"forget_gap": gap, "kl": None, "notes": []}
+    sample = {**CELL, "method": method, "labels": [1, 1, 1], "correct": correct}
+    feature = {
+        **CELL,
+        "problem": "twin",
+        "target_class": 1,
+        "easy": [True],
+        "AF": [0.5],
+        "CF": [0.5],
+        "NF": [float(right[0])],
+    }
+    return [record | place], [feature | place], [sample | place]
+
+
+def floors():
+    (record,), _, samples = entries("floor_gold_gold", "111")
+    return [record, {**record, "method": "floor_majority"}], [], samples
+
+
+@pytest.fixture
+def table(tmp_path):
+    table = RecordTable(tmp_path, FIRST)
+    for found in (entries("retrain", GOLD), entries("mine", "100"), floors()):
+        table.add(*found)
+    return table
+
+
+def held(folder):
+    files = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("samples", "features", "config")}
+    return files | {"records": [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]}
+
+
+def test_a_run_is_told_once_and_what_was_not_measured_is_not_there(table, tmp_path):
+    found = held(tmp_path)
+    assert list(found["config"]["runs"].values()) == [{key: "first" for key in PROVENANCE}]
+    assert {record["run"] for record in found["records"]} == set(found["config"]["runs"]) == {table.run}
+    assert not {"kl", *PROVENANCE} & {key for record in found["records"] for key in record}
+    assert found["records"] == table.records == RecordTable(tmp_path, FIRST).records
+
+
+def test_a_cell_is_replaced_whole_in_its_place(table, tmp_path):
+    before = held(tmp_path)
+    later = RecordTable(tmp_path, SECOND)
+    later.add(*entries("mine", "011"))
+    after = held(tmp_path)
+    assert [r["method"] for r in after["records"]] == [r["method"] for r in before["records"]]
+    changed = [(a, b) for a, b in zip(before["records"], after["records"], strict=True) if a != b]
+    assert [b["forget_accuracy"] for _, b in changed] == [pytest.approx(200 / 3)]
+    assert [entry["correct"] for entry in after["samples"]] == [GOLD, "011", "111"]
+    assert [entry["NF"] for entry in after["features"]] == [[0.0]]
+    # Both runs are told, and the records say which made them.
+    assert [run["git_revision"] for run in after["config"]["runs"].values()] == ["first", "second"]
+    assert [r["run"] for r in after["records"]] == [table.run, later.run, table.run, table.run]
+    assert RecordTable(tmp_path, FIRST).run == table.run
+
+
+def test_entries_of_other_requests_stay(table, tmp_path):
+    table.add(*entries("mine", "111", request="class 2"))
+    assert [r["request"] for r in held(tmp_path)["records"]] == ["class 1"] * 4 + ["class 2"]
+    assert len(held(tmp_path)["features"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        (lambda samples: samples, []),
+        (lambda samples: [], ["retrain", "mine", "floors"]),
+        (lambda samples: samples[:1] + samples[2:], ["mine"]),
+        (lambda samples: [samples[0], samples[1] | {"correct": "011"}, samples[2]], ["mine"]),
+        (lambda samples: samples[:2], ["floors"]),
+    ],
+)
+def test_a_cell_without_samples_of_its_own_run_is_computed_anew(table, tmp_path, change, missing):
+    samples = change(held(tmp_path)["samples"])
+    path = tmp_path / "samples.json"
+    path.write_text("[\n" + ",\n".join(map(json.dumps, samples)) + "\n]\n") if samples else path.unlink()
+    assert RecordTable(tmp_path, FIRST).missing(Arm, Asked) == missing
+
+
+def test_a_config_keeps_its_runs_and_takes_equal_ones_as_one(tmp_path):
+    one = with_run(FIRST, tmp_path)
+    assert set(one) == {"experiment", "runs"}
+    (tmp_path / "config.json").write_text(json.dumps(one))
+    two = with_run(SECOND, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(two))
+    again = with_run(FIRST, tmp_path)
+    assert list(again["runs"]) == list(two["runs"])[::-1]
+    assert with_run(again, tmp_path) == again
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "samples.json", "config.json"])
+def test_a_broken_file_is_named(table, tmp_path, name):
+    (tmp_path / name).write_text("null\n")
+    with pytest.raises(ValueError, match=rf"{name}"):
+        RecordTable(tmp_path, FIRST)

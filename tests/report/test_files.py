@@ -1,0 +1,56 @@
+"""Broken files are named with their line, in one error that says what to do."""
+
+import json
+
+import pytest
+
+from experiments.report.files import read_config, read_features, read_records, read_samples
+from tests.report.made_up import lines_of, record
+
+SAMPLE = {"request": "all classes", "seed": 0, "method": "twin", "labels": [3, 3], "correct": "01"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"method": "twin", "tar', "line 2: not JSON"),
+        ('{"method": "twin", "seed": 0}', "line 2: must be an object with target_class"),
+        ("[]", "line 2: must be an object with method, target_class, seed"),
+        ("null", "line 2: must be an object with method, target_class, seed, not null"),
+        ("\x00garbage", "line 2: not JSON"),
+    ],
+)
+def test_a_broken_record_is_named(tmp_path, line, message):
+    (tmp_path / "results.jsonl").write_text(f"{json.dumps(record('twin', 3, 0))}\n{line}\n", "utf-8")
+    with pytest.raises(ValueError, match=f"results.jsonl, {message}") as error:
+        read_records(tmp_path)
+    assert not isinstance(error.value, json.JSONDecodeError)
+
+
+@pytest.mark.parametrize("content", ["", '{"experiment": "ci', "null", "[]"])
+def test_a_broken_config_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content, "utf-8")
+    with pytest.raises(ValueError, match=r"config\.json: "):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[{", "null", "[\n{\n]\n", "[\n\n]\n", "[\n[]\n]\n"])
+def test_broken_samples_and_features_are_named(tmp_path, content):
+    for name, read in (("samples", read_samples), ("features", read_features)):
+        assert read(tmp_path / "absent") == []
+        (tmp_path / f"{name}.json").write_text(content, "utf-8")
+        with pytest.raises(ValueError, match=rf"{name}\.json, line [12]: "):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"correct": "011"}, "line 3: correct has 3 answers for 2 labels"),
+        ({"distance": [0.5]}, "line 3: distance has 1 answers for 2 labels"),
+    ],
+)
+def test_samples_with_too_few_answers_are_refused(tmp_path, change, message):
+    (tmp_path / "samples.json").write_text(lines_of([SAMPLE, SAMPLE | change]), "utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_samples(tmp_path)
