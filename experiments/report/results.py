@@ -2,14 +2,14 @@
 
 import json
 import pathlib
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.report.figures import Figures
 from experiments.report.files import Record, read_config, read_records, read_samples
 from experiments.report.formats import display_name
 from experiments.report.intervals import Estimate, over_images, over_seeds
@@ -41,45 +41,6 @@ SETTING_FIELDS = (
 )
 # The fields by which an entry of samples.json finds its setting.
 SAMPLE_FIELDS = ("variant", "num_forget", "ratio")
-
-
-class Figures(NamedTuple):
-    """What a mean is taken over, without the seeds and classes that have no figure at all.
-
-    Attributes:
-        seeds: of the rows.
-        classes: of the columns, as text.
-        values: float[seeds, classes], NaN where a seed lacks a class that another one has.
-    """
-
-    seeds: list[int]
-    classes: list[str]
-    values: np.ndarray
-
-    @property
-    def mean(self) -> float | None:
-        """The mean over classes of the means over seeds: a class counts once, however many seeds measured it."""
-        return statistics.fmean(self.by_class) if self.values.size else None
-
-    @property
-    def by_class(self) -> list[float]:
-        """The mean over seeds of every class; exact, so that no order of summation shows in a rounded figure."""
-        return [statistics.fmean(column[~np.isnan(column)]) for column in self.values.T]
-
-    @property
-    def by_seed(self) -> list[float]:
-        """The mean over classes of every seed."""
-        return [statistics.fmean(row) for row in self.values]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether every seed has every class."""
-        return not np.isnan(self.values).any()
-
-    def is_measured_as(self, other: "Figures") -> bool:
-        """Whether both have the same seeds and classes."""
-        gaps = np.isnan(self.values), np.isnan(other.values)
-        return self[:2] == other[:2] and np.array_equal(*gaps)
 
 
 @dataclass(frozen=True, eq=False)
