@@ -97,7 +97,7 @@ def announce(prepared: Prepared, console: Console) -> None:
     """
     short, data, arms = prepared.short, prepared.data, prepared.arms
     first = arms[0]
-    requests = "one combined request" if first.requests == "combined" else f"{len(first.classes)} requests"
+    requests = "combined request" if first.requests == "combined" else f"{len(first.classes)} requests"
     compared = "" if len(arms) == 1 else f"{len(arms)} arms, "
     sizes = " ".join(dict.fromkeys(str(arm.num_forget) for arm in arms))
     methods = list(dict.fromkeys(name for arm in arms for name in arm.methods))
@@ -109,7 +109,7 @@ def announce(prepared: Prepared, console: Console) -> None:
         (f"why: {'; '.join(prepared.why)}", 1 if prepared.left_out else 2),
         (
             f"work: {compared}{seeds}, {requests}, {sizes} of each of {len(first.classes)} classes, {len(methods)} "
-            f"method{'s' if len(methods) > 1 else ''} and 3 floors",
+            f"method{'s' if len(methods) > 1 else ''}, 3 floors",
             1,
         ),
         (f"results: {prepared.output}{elsewhere}", 2),

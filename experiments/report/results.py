@@ -2,19 +2,21 @@
 
 import json
 import pathlib
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
+from experiments.report.figures import Figures
 from experiments.report.files import Record, read_config, read_records, read_samples
 from experiments.report.formats import display_name
 from experiments.report.intervals import Estimate, over_images, over_seeds
 from experiments.report.samples import Replicates
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # What a figure is taken over: one class by its index, the mean over classes, or all images of the request at once.
 Scope = int | str
@@ -39,45 +41,6 @@ SETTING_FIELDS = (
 )
 # The fields by which an entry of samples.json finds its setting.
 SAMPLE_FIELDS = ("variant", "num_forget", "ratio")
-
-
-class Figures(NamedTuple):
-    """What a mean is taken over, without the seeds and classes that have no figure at all.
-
-    Attributes:
-        seeds: of the rows.
-        classes: of the columns, as text.
-        values: float[seeds, classes], NaN where a seed lacks a class that another one has.
-    """
-
-    seeds: list[int]
-    classes: list[str]
-    values: np.ndarray
-
-    @property
-    def mean(self) -> float | None:
-        """The mean over classes of the means over seeds: a class counts once, however many seeds measured it."""
-        return statistics.fmean(self.by_class) if self.values.size else None
-
-    @property
-    def by_class(self) -> list[float]:
-        """The mean over seeds of every class; exact, so that no order of summation shows in a rounded figure."""
-        return [statistics.fmean(column[~np.isnan(column)]) for column in self.values.T]
-
-    @property
-    def by_seed(self) -> list[float]:
-        """The mean over classes of every seed."""
-        return [statistics.fmean(row) for row in self.values]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether every seed has every class."""
-        return not np.isnan(self.values).any()
-
-    def is_measured_as(self, other: "Figures") -> bool:
-        """Whether both have the same seeds and classes."""
-        gaps = np.isnan(self.values), np.isnan(other.values)
-        return self[:2] == other[:2] and np.array_equal(*gaps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +181,7 @@ class Results:
     def figures(self, scope: Scope, method: str, key: str) -> Figures:
         """What a figure is a mean over; arguments as for `estimate`."""
         if key not in self._tables:
-            found = self._frame[key] if key in self._frame else pd.Series(np.nan, self._frame.index)
+            found = self._frame.reindex(columns=[key])[key]
             self._tables[key] = found.astype(float).unstack("target_class")
         table, rows = self._tables[key], self._rows.get(method, [])
         targets = [*self.class_names] if scope == MEAN and self.class_names else [POOLED if scope == MEAN else scope]
@@ -243,8 +206,11 @@ class Results:
         return {method: number for number, method in enumerate((*self.methods, *self.floors))}
 
     @cached_property
-    def _frame(self) -> pd.DataFrame:
+    def _frame(self) -> "pd.DataFrame":
         """The records' numbers, a record a row, by method (its number), seed and class (as text)."""
+        # Imported where it is used: a command that only prints its help does not wait for it.
+        import pandas as pd
+
         # Names stay outside: pandas cannot hold every text that JSON can.
         rows = [{k: v for k, v in record.items() if not isinstance(v, str | list)} for record in self.records]
         cells = [(self._numbers[r["method"]], r["seed"], str(r["target_class"])) for r in self.records]
@@ -252,7 +218,7 @@ class Results:
         return pd.json_normalize(rows, sep="/").set_index(index)
 
     @cached_property
-    def _tables(self) -> dict[str, pd.DataFrame]:
+    def _tables(self) -> dict[str, "pd.DataFrame"]:
         """By readout float[method and seed, class]."""
         return {}
 

@@ -34,7 +34,7 @@ def test_the_first_screen_has_at_most_8_lines(module, width, tmp_path):
         assert "more in config.json" in text
         assert str(tmp_path / "out") in text
         assert ("left out: 20" in text) == ("left_out" in changes)
-        assert "one combined request, 20 of each of 10 classes" in text
+        assert "combined request, 20 of each of 10 classes" in text
         assert "why: " in text
 
 
