@@ -88,10 +88,11 @@ def test_our_models_reach_the_same_convolution(reached):
 def test_apply_returns_what_the_module_does():
     module, images = OwnNet(3), jax.random.normal(jax.random.key(0), (5, 4, 4, 3))
     variables = training.init_variables(jax.random.key(1), images[:1], module=module)
-    outputs, updates = training.apply(module, variables, images, train=True)
-    expected, moved = module.apply(variables, images, train=True, mutable=["batch_stats"])
+    ours = jax.jit(lambda v, x: (training.apply(module, v, x, train=True), training.apply(module, v, x, train=False)))
+    (outputs, updates), (_, evaluated) = ours(variables, images)
+    expected, moved = jax.jit(lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"]))(variables, images)
     np.testing.assert_allclose(outputs[0], expected[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
         updates["batch_stats"]["BatchNorm_0"]["mean"], moved["batch_stats"]["BatchNorm_0"]["mean"], rtol=1e-4
     )
-    assert training.apply(module, variables, images, train=False)[1] == {}
+    assert evaluated == {}
