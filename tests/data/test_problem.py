@@ -1,6 +1,7 @@
 """Forget requests against set algebra, Eq. 3 worked out by hand, and brute force."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tmu_jax.data import Dataset, forget_indices, forget_rows, forget_subset
@@ -227,6 +228,12 @@ def test_given_indices_keep_their_order():
     assert len(forget_indices(data, np.array([7])).heldout) == 1
 
 
+@pytest.mark.parametrize("make", [tuple, np.array, pd.Series, lambda rows: range(rows[0], rows[-1] + 1)])
+def test_given_indices_may_be_any_sequence(make):
+    rows = [5, 6, 7]
+    assert forget_indices(make_data(), make(rows)).forget.indices.tolist() == rows
+
+
 def test_given_indices_agree_with_a_drawn_request():
     data = make_data()
     drawn = forget_subset(data, [4, 5], 10, seed=3)
@@ -291,6 +298,11 @@ def test_twenty_copies_an_image_are_the_most():
         ([4, 5, 4], ValueError, "4 occurs more than once"),
         ([1.0], TypeError, "integers, got float64"),
         ([[1, 2]], TypeError, "one-dimensional"),
+        (np.array(7), TypeError, r"one-dimensional sequence .*, got a ndarray\[\]"),
+        (pd.DataFrame([5, 6, 7]), TypeError, r"sequence of integers such as \[5, 6, 7\], got a DataFrame\[3, 1\]"),
+        ({5: 1.0}, TypeError, "got a dict"),
+        ("567", TypeError, "got a str"),
+        (7, TypeError, "got a int"),
         ([True, False], TypeError, "integers, got bool"),
         (range(1000), ValueError, "at least one must stay"),
     ],

@@ -82,7 +82,7 @@ def forget_rows(data: Dataset, target_class: int, num_forget: int, seed: int = 0
 
 def forget_indices(
     data: Dataset,
-    indices: Iterable[int],
+    indices: Sequence[int] | np.ndarray,
     seed: int = 0,
     heldout_source: str = "test",
     ratio: str = "dataset",
@@ -91,7 +91,7 @@ def forget_indices(
 
     Args:
         data: the data set.
-        indices: row numbers of `data.train_images`, no two equal.
+        indices: row numbers of `data.train_images`, no two equal: a list or other sequence, or an array [n].
         seed: seed of the draw of held-out images, 0 or more.
         heldout_source: as in `forget_subset`; with "train" the classes that are not in the request give up as many
             images as the class with the most held-out ones.
@@ -211,12 +211,18 @@ def _check_num_forget(num_forget: int | str, c: int, class_size: int) -> int:
     return check_integer(f"num_forget (unless 'all') of class {c}", num_forget, 1, class_size)
 
 
-def _check_indices(indices: Iterable[int], num_train: int) -> np.ndarray:
-    rows = np.asarray(indices if isinstance(indices, np.ndarray | list | tuple) else list(indices))
+def _check_indices(indices: Sequence[int] | np.ndarray, num_train: int) -> np.ndarray:
+    # What is not a sequence may iterate over something else than its values: a table over the names of its columns.
+    shape = getattr(indices, "shape", None)
+    is_sequence = isinstance(indices, Sequence) and not isinstance(indices, str | bytes)
+    if not is_sequence and (shape is None or len(shape) != 1):
+        found = type(indices).__name__ + ("" if shape is None else str(list(shape)))
+        raise TypeError(f"indices must be a one-dimensional sequence of integers such as [5, 6, 7], got a {found}")
+    rows = np.asarray(indices)
     if rows.size == 0:
         raise ValueError("indices must name at least one training image, got none")
     if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
-        raise TypeError(f"indices must be one-dimensional integers, got {rows.dtype}{list(rows.shape)}")
+        raise TypeError(f"indices must be a one-dimensional sequence of integers, got {rows.dtype}{list(rows.shape)}")
     outside = (rows < 0) | (rows >= num_train)
     if outside.any():
         raise ValueError(f"indices must lie in 0..{num_train - 1}, the training images; got {rows[outside][0]}")
