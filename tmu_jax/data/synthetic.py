@@ -13,7 +13,6 @@ So nothing marks an image as hard. Whether a network gets it right unseen depend
 its background, and on which objects and backgrounds happened to meet in the images that the network learnt from.
 Training and test images are independent draws of one distribution.
 
-MEASURED
 """
 
 import numpy as np
@@ -25,11 +24,11 @@ NUM_CLASSES = 10
 NUM_TRAIN, NUM_TEST = 5000, 2500
 IMAGE_SIZE = 32
 
-KINDS_PER_CLASS = 30
+KINDS_PER_CLASS = 40
 ZIPF_EXPONENT = 1.1
 CLASS_SHARE = 0.45
 NUM_BACKGROUNDS = 200
-BACKGROUND_SHARE = 0.66
+BACKGROUND_SHARE = 0.64
 NOISE = 0.25
 
 _MAX_SHIFT = 4
