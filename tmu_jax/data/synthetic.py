@@ -13,6 +13,18 @@ So nothing marks an image as hard. Whether a network gets it right unseen depend
 its background, and on which objects and backgrounds happened to meet in the images that the network learnt from.
 Training and test images are independent draws of one distribution.
 
+Measured by `python -m experiments.cifar10 --preset quick --dataset synthetic --seeds 0 1 2 --methods original retrain
+twin` (CPU with two cores, Python 3.11, jax 0.10.2, flax 0.12.8, optax 0.2.8; percent, over the 200 forgotten images),
+beside the same network on CIFAR-10:
+
+    seed                                        0     1     2   mean  CIFAR-10
+    the gold model's forget accuracy         87.0  81.0  80.5   82.8        82
+    a second gold model's agreement with it  92.0  79.0  84.0   85.0        87
+    the predictor's AUC                      86.8  83.8  80.5   83.7        82
+    agreement of the untouched original      87.0  81.0  80.5   82.8        82
+    agreement after unlearning by `twin`     88.0  81.5  79.5   83.0        83
+
+200 images make a standard error of about 2.5 points in an agreement and of 4 in the AUC, so seeds differ by as much.
 """
 
 import numpy as np
@@ -24,11 +36,11 @@ NUM_CLASSES = 10
 NUM_TRAIN, NUM_TEST = 5000, 2500
 IMAGE_SIZE = 32
 
-KINDS_PER_CLASS = 40
+KINDS_PER_CLASS = 30
 ZIPF_EXPONENT = 1.1
 CLASS_SHARE = 0.45
 NUM_BACKGROUNDS = 200
-BACKGROUND_SHARE = 0.64
+BACKGROUND_SHARE = 0.66
 NOISE = 0.25
 
 _MAX_SHIFT = 4
