@@ -1,130 +1,17 @@
-"""Image folders against Pillow by hand, with every kind of bad file; the prepared TFDS folder against the folder."""
+"""Folders of images: order, choice and split, and every kind of bad file."""
 
-import io
-import pathlib
+import os
 import re
 import struct
-import sys
 
 import numpy as np
 import PIL.Image
 import PIL.ImageFile
-import PIL.ImageOps
 import pytest
 
-from tmu_jax.data import from_image_folder, image_folder, load_faces, read_prepared_faces
-
-SIZE = 16
-QUIET = {"image_size": SIZE, "progress": False}
-
-
-def picture(seed: int, width: int = 24, height: int = 20, mode: str = "RGB") -> PIL.Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    return PIL.Image.fromarray(pixels).convert(mode)
-
-
-def encode(image: PIL.Image.Image, file_format: str = "png", **options) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, file_format, **options)
-    return stream.getvalue()
-
-
-def by_hand(image: PIL.Image.Image, size: int = SIZE) -> np.ndarray:
-    """The central square, resized."""
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(image.convert("RGB").resize((size, size), PIL.Image.Resampling.BILINEAR, box))
-
-
-def write(folder: pathlib.Path, files: dict[str, bytes]) -> pathlib.Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def identities(**counts: int) -> dict[str, bytes]:
-    """PNG files of different images, as many for each identity as is said."""
-    return {
-        f"{identity}/{number:04d}_01.png": encode(picture(1000 * row + number))
-        for row, (identity, count) in enumerate(counts.items())
-        for number in range(count)
-    }
-
-
-def rows(images: np.ndarray) -> set[bytes]:
-    return {image.tobytes() for image in images}
-
-
-def check_single(tmp_path, content: bytes, expected: np.ndarray, name: str = "0009.png") -> None:
-    """The one file of interest lies among others; its pixels must be in the data set."""
-    folder = write(tmp_path / "images", {**identities(a=3, b=3), f"a/{name}": content})
-    result = from_image_folder(folder, **QUIET)
-    data = result.data
-    assert result.skipped == ()
-    assert np.bincount(data.pool.labels).tolist() == [4, 3]
-    assert expected.tobytes() in rows(data.pool.images[data.pool.labels == 0])
-
-
-@pytest.mark.parametrize(("width", "height"), [(24, 20), (20, 25), (16, 16), (7, 9), (300, 11)])
-@pytest.mark.parametrize("file_format", ["png", "jpeg", "webp", "bmp"])
-def test_values_are_those_of_pillow_by_hand(width, height, file_format, tmp_path):
-    content = encode(picture(7, width, height), file_format)
-    expected = by_hand(PIL.Image.open(io.BytesIO(content)))
-    suffix = {"png": "PNG", "jpeg": "Jpg", "webp": "webp", "bmp": "bmp"}[file_format]
-    check_single(tmp_path, content, expected, f"0009.{suffix}")
-
-
-def test_square_image_of_the_right_size_is_kept_bit_by_bit(tmp_path):
-    image = picture(7, SIZE, SIZE)
-    check_single(tmp_path, encode(image), np.asarray(image))
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "1", "P", "RGBA"])
-def test_other_png_modes_become_rgb(mode, tmp_path):
-    image = picture(7, mode="L").convert("LA") if mode == "LA" else picture(7, mode=mode)
-    check_single(tmp_path, encode(image), by_hand(image))
-
-
-def test_transparency_is_dropped(tmp_path):
-    opaque = picture(7)
-    image = opaque.copy()
-    image.putalpha(PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24), np.uint8)))
-    check_single(tmp_path, encode(image), by_hand(opaque))
-
-
-def test_palette_with_transparency_raises_no_warning(tmp_path):
-    image = picture(7, mode="P")
-    check_single(tmp_path, encode(image, transparency=bytes(range(256))), by_hand(image))
-
-
-def test_cmyk_jpeg_becomes_rgb(tmp_path):
-    content = encode(picture(7, mode="CMYK"), "jpeg")
-    image = PIL.Image.open(io.BytesIO(content))
-    assert image.mode == "CMYK"
-    check_single(tmp_path, content, by_hand(image), "0009.jpeg")
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_honoured(orientation, tmp_path):
-    exif = PIL.Image.Exif()
-    exif[0x0112] = orientation
-    content = encode(picture(7, 30, 20), "jpeg", exif=exif)
-    upright = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(content)))
-    assert upright.size == ((30, 20) if orientation < 5 else (20, 30))
-    check_single(tmp_path, content, by_hand(upright), "0009.jpg")
-
-
-TEXT_ORIENTATION = b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\2\0\0\0\2A\0\0\0\0\0\0\0"
-
-
-@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", TEXT_ORIENTATION])
-@pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
-def test_damaged_exif_does_not_make_an_image_bad(exif, file_format, tmp_path):
-    content = encode(picture(7), file_format, exif=exif)
-    expected = by_hand(PIL.Image.open(io.BytesIO(encode(picture(7), file_format))))
-    check_single(tmp_path, content, expected, f"0009.{file_format}")
+from tests.data.pictures import QUIET, SIZE, by_hand, encode, identities, picture, rows, write
+from tmu_jax.data import from_image_folder, load_faces
+from tmu_jax.data import identities as identities_module
 
 
 def test_order_names_and_shapes(tmp_path):
@@ -191,8 +78,8 @@ def test_identities_with_the_most_images_are_taken_ties_by_name(tmp_path):
 
 def test_only_the_chosen_identities_are_decoded(tmp_path, monkeypatch):
     decoded = []
-    decode = image_folder.decode
-    monkeypatch.setattr(image_folder, "decode", lambda data, size: decoded.append(data) or decode(data, size))
+    decode = identities_module.decode
+    monkeypatch.setattr(identities_module, "decode", lambda data, size: decoded.append(data) or decode(data, size))
     from_image_folder(write(tmp_path, identities(a=2, b=4, c=3)), num_classes=2, **QUIET)
     assert len(decoded) == 7
 
@@ -302,6 +189,30 @@ def test_broken_link_is_named_without_a_path(tmp_path):
     assert result.skipped == ("a/link.jpg: cannot be read (No such file or directory)",)
 
 
+def test_a_pipe_and_a_link_to_itself_are_skipped_and_named(tmp_path):
+    folder = write(tmp_path, identities(a=4, b=3))
+    os.mkfifo(folder / "a" / "f.png")
+    (folder / "b" / "loop.png").symlink_to("loop.png")
+    (folder / "c").symlink_to("c")
+    result = from_image_folder(folder, **QUIET)
+    assert result.skipped == (
+        "a/f.png: damaged (it is no regular file)",
+        "b/loop.png: cannot be read (Too many levels of symbolic links)",
+        "1 file ignored: hidden, or by name no image",
+    )
+    assert np.bincount(result.data.pool.labels).tolist() == [4, 3]
+
+
+def test_names_of_folders_and_files_are_escaped(tmp_path):
+    red, broken = "\x1b[31mred", os.fsdecode(b"\xff")
+    folder = write(tmp_path, identities(**{red: 3, broken: 3}) | {f"{red}/\x07.png": b"", f"{broken}/\x07.png": b""})
+    result = from_image_folder(folder, **QUIET)
+    assert result.data.class_names == ("\\x1b[31mred", "\\udcff")
+    assert result.skipped == tuple(rf"{name}/\x07.png: damaged (it is empty)" for name in (r"\x1b[31mred", r"\udcff"))
+    with pytest.raises(ValueError, match=r"bad: \\x1b\[31mred/\\x07\.png"):
+        from_image_folder(folder, bad_files="refuse", **QUIET)
+
+
 def test_empty_identity_and_identity_with_one_image_are_named(tmp_path):
     folder = write(tmp_path, identities(a=3, b=3, c=1))
     (folder / "d").mkdir()
@@ -358,7 +269,7 @@ def test_progress_bar_is_shown_when_asked_for(tmp_path, capfd):
     ],
 )
 def test_wrong_values_are_refused_before_decoding(changes, error, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_folder, "decode", None)
+    monkeypatch.setattr(identities_module, "decode", None)
     folder = write(tmp_path, identities(a=3, b=4, c=5))
     for load in (from_image_folder, load_faces):
         with pytest.raises(error, match=message):
@@ -382,115 +293,3 @@ def test_too_few_readable_identities_say_how_many_there_are(tmp_path):
     files = identities(a=3, b=3, c=3) | {f"c/{number:04d}_01.png": b"" for number in range(2)}
     with pytest.raises(ValueError, match=r"num_classes must be at most 2, .*min_images=2 readable images, got 3"):
         from_image_folder(write(tmp_path, files), num_classes=3, **QUIET)
-
-
-def write_tfds(
-    data_dir: pathlib.Path, files: dict[str, bytes], file_format: str, official: bool = True, num_missing: int = 0
-) -> pathlib.Path:
-    """Prepares faces as TFDS would, shuffled and in two shards, without TensorFlow.
-
-    `official` has the features `file_name` and `label`; otherwise they are `face_id` and `class_id` beside a label.
-    """
-    import array_record.python.array_record_module as array_record
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    folder = data_dir / "vgg_face2" / "1.0.0"
-    folder.mkdir(parents=True)
-    class_names = sorted({name.split("/")[0] for name in files} | {"n999999"})
-    texts = ("file_name",) if official else ("class_id", "face_id")
-    features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=len(class_names))}
-    features = tfds.features.FeaturesDict(features | {text: tfds.features.Text() for text in texts})
-    features["label"].names = class_names
-    features.save_config(folder)
-    shards = np.array_split(np.random.default_rng(3).permutation(sorted(files)), 2)
-    for number, shard in enumerate(shards):
-        records = []
-        for name in map(str, shard):
-            identity, filename = name.split("/")
-            values = {"file_name": name} if official else {"class_id": identity, "face_id": filename.split(".")[0]}
-            example = tf_example_pb2.Example()
-            example.features.feature["image"].bytes_list.value.append(files[name])
-            example.features.feature["label"].int64_list.value.append(class_names.index(identity))
-            for key, value in values.items():
-                example.features.feature[key].bytes_list.value.append(value.encode())
-            records.append(example.SerializeToString())
-        path = folder / f"vgg_face2-train.{file_format}-{number:05d}-of-00002"
-        if file_format == "array_record":
-            writer = array_record.ArrayRecordWriter(str(path), "group_size:1")
-            for record in records:
-                writer.write(record)
-            writer.close()
-        else:
-            framed = [struct.pack("<QI", len(record), 0) + record + struct.pack("<I", 0) for record in records]
-            path.write_bytes(b"".join(framed))
-    lengths = ", ".join(f'"{len(shard) + num_missing}"' for shard in shards)
-    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    split = f'{{"name": "train", "shardLengths": [{lengths}], "filepathTemplate": "{template}"}}'
-    (folder / "dataset_info.json").write_text(
-        f'{{"name": "vgg_face2", "version": "1.0.0", "fileFormat": "{file_format}", "splits": [{split}]}}'
-    )
-    return folder
-
-
-FACES = identities(n000001=6, n000002=3, n000003=9, n000005=6) | {
-    "n000001/0007_01.png": b"damaged",
-    "n000005/0010_01.png": encode(picture(5, mode="L")),
-}
-
-
-@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
-@pytest.mark.parametrize("official", [True, False])
-@pytest.mark.parametrize("num_classes", [None, 3])
-def test_prepared_tfds_folder_gives_what_the_folder_gives(file_format, official, num_classes, tmp_path):
-    version_dir = write_tfds(tmp_path / "tfds", FACES, file_format, official)
-    write(tmp_path / "folder", FACES)
-    options = {**QUIET, "num_classes": num_classes, "seed": 4}
-    prepared = read_prepared_faces(version_dir, **options)
-    folder = from_image_folder(tmp_path / "folder", name="vgg_face2", **options)
-    for field in ("train_images", "train_labels", "test_images", "test_labels"):
-        np.testing.assert_array_equal(getattr(prepared.data, field), getattr(folder.data, field))
-    assert prepared.data.fingerprint == folder.data.fingerprint
-    num_taken = num_classes or 4
-    assert prepared.data.source == (
-        f"prepared TFDS vgg_face2 1.0.0, {num_taken} of 4 identities, 16x16, 1 bad file skipped"
-    )
-    suffix = ".png" if official else ""
-    assert prepared.skipped == (f"n000001/0007_01{suffix}: not a JPEG, PNG, WebP or BMP image",)
-    for data_dir in (tmp_path / "tfds", version_dir, tmp_path / "folder"):
-        assert load_faces(data_dir, **options).data.fingerprint == folder.data.fingerprint
-    assert "tensorflow" not in sys.modules
-
-
-def test_prepared_folder_refuses_bad_files_by_name(tmp_path):
-    version_dir = write_tfds(tmp_path, FACES, "array_record")
-    with pytest.raises(ValueError, match=r"1 of the files and identities are bad: n000001/0007_01\.png"):
-        read_prepared_faces(version_dir, bad_files="refuse", **QUIET)
-
-
-def test_wrong_prepared_folders_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no dataset_info\.json"):
-        read_prepared_faces(tmp_path)
-    short = write_tfds(tmp_path / "short", FACES, "tfrecord", num_missing=1)
-    with pytest.raises(ValueError, match="holds 26 train examples instead of 28; prepare it again"):
-        read_prepared_faces(short, **QUIET)
-    twice = FACES | {"n000003/0001_01.jpg": JPEG}
-    twice = write_tfds(tmp_path / "twice", twice, "tfrecord", official=False)
-    with pytest.raises(ValueError, match="holds n000003/0001_01 twice"):
-        read_prepared_faces(twice, **QUIET)
-    info = short / "dataset_info.json"
-    info.write_text(info.read_text().replace('"name": "train"', '"name": "validation"'))
-    with pytest.raises(ValueError, match=r"must have a split 'train' .*got the splits \['validation'\]"):
-        read_prepared_faces(short, **QUIET)
-
-
-def test_no_faces_names_the_two_ways(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"data_dir='.*none' does not exist\..*no open download.*\(1\).*\(2\)"):
-        load_faces(tmp_path / "none")
-    write(tmp_path, {"cifar10/3.0.2/dataset_info.json": b"{}"})
-    with pytest.raises(
-        FileNotFoundError, match=r"holds no faces\..*n000001/0001_01\.jpg.*vgg_face2/1\.0\.0/dataset_in"
-    ):
-        load_faces(tmp_path)
-    with pytest.raises(FileNotFoundError, match="is no folder"):
-        load_faces(tmp_path / "cifar10" / "3.0.2" / "dataset_info.json")

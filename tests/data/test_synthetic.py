@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from tmu_jax.data import load, synthetic
 from tmu_jax.data.synthetic import generate
 
-EASY = {"kinds_per_class": 1, "class_share": 1.0, "blend_fraction": 0.0, "noise": 0.1}
+EASY = {"kinds_per_class": 1, "class_share": 1.0, "background_share": 0.0, "noise": 0.1}
 
 
 def spectra(images: np.ndarray) -> np.ndarray:
@@ -27,8 +27,19 @@ def neighbour_correct(num_train: int = 600, num_test: int = 500, seed: int = 0, 
 
 
 @pytest.fixture(scope="module")
-def data():
-    return load("synthetic")
+def loaded():
+    """The set, and the seconds of processor time that it took."""
+    start = time.process_time()
+    return load("synthetic"), time.process_time() - start
+
+
+@pytest.fixture(scope="module")
+def data(loaded):
+    return loaded[0]
+
+
+def test_generation_takes_seconds(loaded):
+    assert loaded[1] < 10
 
 
 def test_default_sizes_types_and_balance(data):
@@ -40,12 +51,6 @@ def test_default_sizes_types_and_balance(data):
     assert np.bincount(data.test_labels).tolist() == [250] * 10
     assert data.source == "generated from seed 0"
     assert len(set(data.class_names)) == 10
-
-
-def test_generation_takes_seconds():
-    start = time.process_time()
-    generate()
-    assert time.process_time() - start < 10
 
 
 def test_pixels_use_the_range_without_piling_up_at_its_ends(data):
@@ -96,31 +101,55 @@ def test_classes_of_one_kind_are_told_apart_wholly():
     [
         ({"kinds_per_class": 5}, {"kinds_per_class": 80}),
         ({"zipf_exponent": 2.0}, {"zipf_exponent": 0.0}),
-        ({"class_share": 0.9, "astray_fraction": 0.0}, {"class_share": 0.0, "astray_fraction": 0.0}),
-        ({"class_share": 0.9, "astray_fraction": 0.0}, {"class_share": 0.9, "astray_fraction": 1.0}),
-        ({"astray_fraction": 1.0, "common_kinds": 60}, {"astray_fraction": 1.0, "common_kinds": 0}),
-        ({"blend_fraction": 0.0, "blend_max": 0.9}, {"blend_fraction": 1.0, "blend_max": 0.9}),
+        ({"class_share": 0.9}, {"class_share": 0.0}),
+        ({"background_share": 0.1}, {"background_share": 0.6}),
+        ({"background_share": 0.6, "num_backgrounds": 1}, {"background_share": 0.6, "num_backgrounds": 200}),
         ({"noise": 0.1}, {"noise": 4.0}),
     ],
 )
 def test_every_setting_changes_the_difficulty_as_said(easier, harder):
+    others = {"kinds_per_class": 60, "class_share": 0.2, "background_share": 0.2}
     # The standard error of a difference of two accuracies over 500 images is below 3.2 points.
-    assert neighbour_correct(**easier).mean() > neighbour_correct(**harder).mean() + 0.1
+    assert neighbour_correct(**others | easier).mean() > neighbour_correct(**others | harder).mean() + 0.1
 
 
 def test_kinds_follow_zipf():
-    """Without noise, jitter of place aside, an image's nearest texture tells its kind; the counts then follow k**-s."""
-    textures = synthetic._textures(np.random.default_rng([0, 0]), 6, 6, 0.0, 0.0)
-    frequencies = np.arange(1, 7) ** -1.0
-    frequencies /= frequencies.sum()
-    labels = np.full(2000, 3)
-    views = synthetic._views(np.random.default_rng(5), textures, labels, frequencies)
-    own = spectra(textures[3][:, 4:36, 4:36] + 127.5)
-    features = spectra(views + 127.5)
+    """Without background and noise an image's nearest kind is its own but for its shift and hidden part."""
+    data = generate(2000, 10, kinds_per_class=6, zipf_exponent=1.0, class_share=0.0, background_share=0.0, noise=0.0)
+    kinds = synthetic._objects(np.random.default_rng([0, 0]), 6, 0.0)
+    mine = data.train_labels == 3
+    own = spectra(kinds[3][:, 4:36, 4:36] + 127.5)
+    features = spectra(data.train_images[mine])
     cosine = (features @ own.T) / np.linalg.norm(own, axis=1) / np.linalg.norm(features, axis=1, keepdims=True)
     counts = np.bincount(cosine.argmax(axis=1), minlength=6)
-    # 0.408, 0.204, 0.136, ... of 2000, each within 4 standard errors of at most 22, and some wrong guesses.
-    np.testing.assert_allclose(counts, 2000 * frequencies, atol=100)
+    frequencies = np.arange(1, 7) ** -1.0
+    # 0.408, 0.204, 0.136, ... of 200, each within 4 standard errors of at most 7.
+    np.testing.assert_allclose(counts, 200 * frequencies / frequencies.sum(), atol=28)
+
+
+def test_backgrounds_are_shared_by_all_classes_and_by_training_and_test():
+    """Images that are background alone look alike whatever their class: a neighbour tells the background, no class."""
+    settings = {"background_share": 1.0, "num_backgrounds": 3, "noise": 0.0}
+    assert neighbour_correct(**settings).mean() < 0.2
+    data = generate(300, 200, **settings)
+    backgrounds = synthetic._textures(np.random.default_rng([0, 3]), 3)
+    own = spectra(backgrounds[:, 4:36, 4:36] + 127.5)
+    for images in (data.train_images, data.test_images):
+        features = spectra(images)
+        cosine = (features @ own.T) / np.linalg.norm(own, axis=1) / np.linalg.norm(features, axis=1, keepdims=True)
+        assert np.median(cosine.max(axis=1)) > 0.9
+        assert np.bincount(cosine.argmax(axis=1), minlength=3).min() > len(images) / 3 - 4 * np.sqrt(
+            len(images) * 2 / 9
+        )
+
+
+def test_objects_share_their_class_part_as_said():
+    objects = synthetic._objects(np.random.default_rng(0), 40, 0.3)
+    assert objects.dtype == np.float32
+    np.testing.assert_allclose(objects.var(axis=(2, 3, 4)).mean(), 1, atol=0.05)
+    products = np.einsum("ckyxi,cjyxi->ckj", objects, objects) / objects[0, 0].size
+    apart = products[:, ~np.eye(40, dtype=bool)]
+    np.testing.assert_allclose(apart.mean(), 0.3, atol=0.03)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +160,8 @@ def test_kinds_follow_zipf():
         ({"seed": -1}, ValueError, "seed must be 0 or more"),
         ({"kinds_per_class": 0}, ValueError, "kinds_per_class must be 1 or more"),
         ({"class_share": 1.5}, ValueError, r"class_share must lie within 0\.\.1, got 1.5"),
-        ({"astray_fraction": float("nan")}, ValueError, "astray_fraction"),
+        ({"background_share": float("nan")}, ValueError, "background_share"),
+        ({"num_backgrounds": 0}, ValueError, "num_backgrounds must be 1 or more"),
         ({"noise": -0.1}, ValueError, "noise and zipf_exponent must be 0 or more"),
     ],
 )

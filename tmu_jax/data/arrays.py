@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tmu_jax.data.checks import check_integer
+from tmu_jax.data.checks import check_integer, printable
 from tmu_jax.data.types import Dataset
 
 
@@ -25,7 +25,8 @@ def from_arrays(
         train_labels: integers [n], 0..classes-1.
         test_images: [m, height, width, channels], of the shape of the training images.
         test_labels: integers [m].
-        class_names: a name for each class; without them the largest label says how many classes there are.
+        class_names: a name for each class, in which control characters are escaped; without them the largest label says
+            how many classes there are, at most as many as images.
         name: a name for reports.
 
     Returns:
@@ -43,8 +44,9 @@ def from_arrays(
             f"train_images and test_images must have images of one shape, got {images['train_images'].shape[1:]} and "
             f"{images['test_images'].shape[1:]}"
         )
-    names = None if class_names is None else tuple(map(str, class_names))
-    labels = {argument: _check_labels(argument, array, names) for argument, array in labels.items()}
+    names = None if class_names is None else tuple(printable(str(class_name)) for class_name in class_names)
+    most = sum(map(len, images.values())) if names is None else len(names)
+    labels = {argument: _check_labels(argument, array, most, names is not None) for argument, array in labels.items()}
     for split in ("train", "test"):
         num_images, num_labels = len(images[f"{split}_images"]), len(labels[f"{split}_labels"])
         if num_images != num_labels:
@@ -53,7 +55,7 @@ def from_arrays(
     if num_classes < 2:
         raise ValueError(f"train_labels and test_labels must have at least 2 classes, got {num_classes}")
     return Dataset(
-        name=name,
+        name=printable(name),
         source="arrays",
         class_names=tuple(f"class_{c}" for c in range(num_classes)) if names is None else names,
         **images,
@@ -104,13 +106,7 @@ def _check_images(argument: str, images: np.ndarray) -> np.ndarray:
     if images.dtype == np.uint8:
         return images
     if np.issubdtype(images.dtype, np.floating):
-        num_nan = int(np.isnan(images).sum())
-        found = f", {num_nan} of them not a number," if num_nan else ""
-        raise TypeError(
-            f"{argument} must be uint8 within 0..255, got {images.dtype}{found} within "
-            f"{np.nanmin(images)}..{np.nanmax(images)}; convert them first, for example from 0..1 by "
-            "numpy.rint(255 * images).astype('uint8')"
-        )
+        raise TypeError(f"{argument} must be uint8 within 0..255, got {images.dtype} {_range_and_remedy(images)}")
     if not np.issubdtype(images.dtype, np.integer):
         raise TypeError(f"{argument} must be uint8, 0..255, got {images.dtype}")
     if images.min() < 0 or images.max() > 255:
@@ -118,15 +114,38 @@ def _check_images(argument: str, images: np.ndarray) -> np.ndarray:
     return images.astype(np.uint8)
 
 
-def _check_labels(argument: str, labels: np.ndarray, class_names: tuple[str, ...] | None) -> np.ndarray:
+def _range_and_remedy(images: np.ndarray) -> str:
+    """Where the values of float images lie, and how to make pixels of values that lie there."""
+    finite = images[np.isfinite(images)]
+    if finite.size < images.size:
+        return f"with {images.size - finite.size} values that are infinite or not a number; mend them first"
+    low, high = finite.min(), finite.max()
+    if low >= 0 and high <= 1:
+        remedy = "convert them, if white is 1, by numpy.rint(255 * images).astype('uint8')"
+    elif low >= 0 and high <= 255:
+        remedy = "convert them, if white is 255, by numpy.rint(images).astype('uint8')"
+    else:
+        remedy = "undo their normalization first"
+    return f"within {low}..{high}; {remedy}"
+
+
+def _check_labels(argument: str, labels: np.ndarray, num_classes: int, named: bool) -> np.ndarray:
+    """The labels as int32, if they lie below the number of classes: that of the names, else the most there may be."""
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(f"{argument} must be integers, got {labels.dtype}; class c is the integer c")
     if labels.ndim != 1:
-        raise ValueError(
-            f"{argument} must have shape [n], got {list(labels.shape)}; for one-hot rows, labels.argmax(axis=1)"
-        )
+        is_one_hot = labels.ndim == 2 and np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()
+        remedy = "; take labels[:, 0]" if labels.ndim == 2 and labels.shape[1] == 1 else ""
+        if is_one_hot and not remedy:
+            remedy = "; these look like one-hot rows, so take labels.argmax(axis=1)"
+        raise ValueError(f"{argument} must have shape [n], got {list(labels.shape)}{remedy}")
     if labels.size and labels.min() < 0:
         raise ValueError(f"{argument} must be 0 or more, got {labels.min()}")
-    if class_names is not None and labels.size and labels.max() >= len(class_names):
-        raise ValueError(f"{argument} must lie below the {len(class_names)} class_names, got {labels.max()}")
+    if labels.size and labels.max() >= num_classes:
+        if named:
+            raise ValueError(f"{argument} must lie below the {num_classes} class_names, got {labels.max()}")
+        raise ValueError(
+            f"{argument} must be 0..classes-1, with no more classes than the {num_classes} images, got "
+            f"{labels.max()}; number the classes of all labels anew from 0, for example by numpy.unique"
+        )
     return labels.astype(np.int32, copy=False)

@@ -31,3 +31,8 @@ def check_share(argument: str, value: float) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"{argument} must lie within 0..1, got {value}")
     return float(value)
+
+
+def printable(text: str) -> str:
+    """The text; what could steer a terminal (ESC) or has no UTF-8 (a lone surrogate) as a backslash escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

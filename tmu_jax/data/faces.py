@@ -1,6 +1,6 @@
 """Faces: VGGFace2 as TensorFlow Datasets prepared it, read without TensorFlow, or as a folder of identities.
 
-Both give the same arrays: TFDS keeps the encoded images as they are, and both routes share `image_folder.assemble`.
+Both give the same arrays: TFDS keeps the encoded images as they are, and both routes share `identities.assemble`.
 VGGFace2 has no open download, so nothing is downloaded here.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tmu_jax.data import image_folder, sources, tfds_folder
-from tmu_jax.data.image_folder import Choice, FolderData
+from tmu_jax.data.identities import Choice, FolderData, Index, assemble
 
 NAME = "vgg_face2"
 FOLDERS = ("vgg_face2", "vggface2", "VGG-Face2", "VGGFace2")
@@ -57,7 +57,7 @@ def load_faces(
     index = image_folder.index_folder(place) if place.is_dir() else None
     if index is None or not any(index.names.values()):
         raise FileNotFoundError(_how_to_provide(data_dir, place))
-    return image_folder.assemble(index, choice, NAME, "image folder")
+    return assemble(index, choice, NAME, "image folder")
 
 
 def read_prepared_faces(
@@ -100,12 +100,11 @@ def read_prepared_faces(
 
 
 def _read_prepared(version_dir: pathlib.Path, choice: Choice) -> FolderData:
-    import tensorflow_datasets as tfds
     import tqdm
 
     if not (version_dir / "dataset_info.json").is_file():
         raise FileNotFoundError(f"version_dir={str(version_dir)!r} holds no dataset_info.json")
-    builder = tfds.builder_from_directory(version_dir)
+    builder = tfds_folder.library().builder_from_directory(version_dir)
     parse = _parser(builder, version_dir)
     records, read_record = tfds_folder.indexed_records(builder, "train")
     num_examples = builder.info.splits["train"].num_examples
@@ -127,14 +126,12 @@ def _read_prepared(version_dir: pathlib.Path, choice: Choice) -> FolderData:
         with lock:
             return parse(read_record(places[identity][name]))[2]
 
-    index = image_folder.Index(places, read)
-    return image_folder.assemble(index, choice, NAME, f"prepared TFDS {NAME} {version_dir.name}")
+    index = Index(places, read)
+    return assemble(index, choice, NAME, f"prepared TFDS {NAME} {version_dir.name}")
 
 
 def _parser(builder: Any, version_dir: pathlib.Path) -> Callable[[bytes], tuple[str, str, bytes]]:
     """A function from a record to the identity, the image's name and the encoded image."""
-    import tensorflow_datasets as tfds
-
     features = builder.info.features
     identity_key = next((key for key in ("class_id", "label") if key in features), None)
     name_key = next((key for key in ("face_id", "file_name") if key in features), None)
@@ -143,7 +140,7 @@ def _parser(builder: Any, version_dir: pathlib.Path) -> Callable[[bytes], tuple[
             f"{version_dir} must have a split 'train' and the features image, class_id or label, and face_id or "
             f"file_name; got the splits {sorted(builder.info.splits)} and the features {sorted(features)}"
         )
-    decoders = {"image": tfds.decode.SkipDecoding()}
+    decoders = {"image": tfds_folder.library().decode.SkipDecoding()}
     class_names = features["label"].names if identity_key == "label" else None
 
     def parse(record: bytes) -> tuple[str, str, bytes]:

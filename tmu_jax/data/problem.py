@@ -1,7 +1,4 @@
-"""Forget requests: which images leave, and which unseen images of the same classes stand in for them.
-
-The held-out images D_test make a second problem, the twin, whose answer is known; for it to resemble the first, Eq. 3
-of the paper asks for |D_f| / |D_r| = |D_test| / |D|.
+"""Forget requests: which images leave; `heldout` says which unseen images of the same classes stand in for them.
 
 References:
     Ji et al., "Towards Aligned Data Removal via Twin Machine Unlearning", arXiv:2408.11433, Eq. 3.
@@ -13,15 +10,16 @@ from typing import Literal
 import numpy as np
 
 from tmu_jax.data.checks import check_integer
+from tmu_jax.data.heldout import (
+    CROP_PADDING,
+    HELDOUT_SOURCES,
+    RATIOS,
+    TRAIN_STREAM,
+    heldout_from_test,
+    heldout_sizes_from_train,
+    shuffled_class,
+)
 from tmu_jax.data.types import Dataset, ForgetProblem, Pool, Split
-
-HELDOUT_SOURCES = ("test", "train")
-RATIOS = ("dataset", "class", "all")
-MAX_COPIES = 20
-CROP_PADDING = 4
-
-# One stream of random numbers for each purpose, so that one draw never shifts another.
-_TRAIN_STREAM, _TEST_STREAM, _AUGMENT_STREAM = range(3)
 
 
 def forget_subset(
@@ -60,7 +58,7 @@ def forget_subset(
     class_sizes = _class_sizes(data.train_labels, data.num_classes)
     counts = {c: _check_num_forget(num_forget, c, class_sizes[c]) for c in targets}
     orders = {
-        c: _shuffled_class(data.train_labels, c, seed, _TRAIN_STREAM) for c in range(data.num_classes) if class_sizes[c]
+        c: shuffled_class(data.train_labels, c, seed, TRAIN_STREAM) for c in range(data.num_classes) if class_sizes[c]
     }
     forget = np.concatenate([np.sort(orders[c][: counts[c]]) for c in targets])
     return _build(data, forget, counts, orders, seed, heldout_source, ratio)
@@ -78,13 +76,13 @@ def forget_rows(data: Dataset, target_class: int, num_forget: int, seed: int = 0
     Returns:
         int32[min(num_forget, class size)], ascending.
     """
-    order = _shuffled_class(data.train_labels, target_class, seed, _TRAIN_STREAM)
+    order = shuffled_class(data.train_labels, target_class, seed, TRAIN_STREAM)
     return np.sort(order[:num_forget]).astype(np.int32)
 
 
 def forget_indices(
     data: Dataset,
-    indices: Iterable[int],
+    indices: Sequence[int] | np.ndarray,
     seed: int = 0,
     heldout_source: str = "test",
     ratio: str = "dataset",
@@ -93,7 +91,7 @@ def forget_indices(
 
     Args:
         data: the data set.
-        indices: row numbers of `data.train_images`, no two equal.
+        indices: row numbers of `data.train_images`, no two equal: a list or other sequence, or an array [n].
         seed: seed of the draw of held-out images, 0 or more.
         heldout_source: as in `forget_subset`; with "train" the classes that are not in the request give up as many
             images as the class with the most held-out ones.
@@ -112,7 +110,7 @@ def forget_indices(
     counts = dict(zip(classes.tolist(), sizes.tolist(), strict=True))
     orders = {}
     for c in np.unique(data.train_labels).tolist():
-        order = _shuffled_class(data.train_labels, c, seed, _TRAIN_STREAM)
+        order = shuffled_class(data.train_labels, c, seed, TRAIN_STREAM)
         asked = np.isin(order, forget)
         orders[c] = np.concatenate([order[asked], order[~asked]])
     return _build(data, forget, counts, orders, seed, heldout_source, ratio)
@@ -144,12 +142,12 @@ def _build(
         raise ValueError(f"the request forgets all {num_train} training images; at least one must stay")
     pool = data.pool
     if heldout_source == "train":
-        sizes = _train_heldout_sizes(counts, class_sizes, ratio)
+        sizes = heldout_sizes_from_train(counts, class_sizes, ratio)
         kept_out = {c: np.sort(order[len(order) - sizes[c] :]) for c, order in orders.items()}
         heldout = np.concatenate([kept_out[c] for c in sorted(counts)])
         train = np.setdiff1d(np.arange(num_train), np.concatenate(list(kept_out.values())))
     else:
-        pool, heldout = _test_heldout(data, counts, class_sizes, seed, ratio)
+        pool, heldout = heldout_from_test(data, counts, class_sizes, seed, ratio)
         train = np.arange(num_train)
     retain = np.setdiff1d(train, forget)
     kept_classes = np.unique(data.train_labels[retain])
@@ -168,122 +166,6 @@ def _build(
         whole_classes=whole_classes,
         notes=_notes(data, whole_classes, len(pool) - len(data.pool)),
     )
-
-
-def _test_heldout(
-    data: Dataset, counts: Mapping[int, int], class_sizes: Mapping[int, int], seed: int, ratio: str
-) -> tuple[Pool, np.ndarray]:
-    """D_test from the test images: the pool to use, and row numbers of it."""
-    num_train = len(data.train_labels)
-    pool, rows, extra_images, extra_labels = data.pool, [], [], []
-    end = len(pool)
-    for c in sorted(counts):
-        order = _shuffled_class(data.test_labels, c, seed, _TEST_STREAM)
-        size = _test_heldout_size(c, counts, class_sizes, len(order), num_train, ratio)
-        rows.append(num_train + np.sort(order[:size]))
-        if size > len(order):
-            copies = _augment(
-                data.test_images[order], size - len(order), np.random.default_rng([seed, c, _AUGMENT_STREAM])
-            )
-            extra_images.append(copies)
-            extra_labels.append(np.full(len(copies), c, np.int32))
-            rows.append(np.arange(end, end + len(copies)))
-            end += len(copies)
-    if extra_images:
-        pool = Pool(
-            np.concatenate([pool.images, *extra_images]), np.concatenate([pool.labels, *extra_labels]), data.num_classes
-        )
-    return pool, np.concatenate(rows)
-
-
-def _test_heldout_size(
-    c: int, counts: Mapping[int, int], class_sizes: Mapping[int, int], available: int, num_train: int, ratio: str
-) -> int:
-    """|D_test| of one class by Eq. 3, checked against the test images there are."""
-    if available == 0:
-        raise ValueError(
-            f"heldout_source='test' needs test images of class {c}, but there are none; use heldout_source='train'"
-        )
-    if ratio == "all":
-        return available
-    whole, retained = _ratio_sizes(c, counts, class_sizes, num_train, ratio)
-    most = available * (1 + MAX_COPIES)
-    if retained == 0 or (size := _eq3(counts[c], whole, retained)) > most:
-        wanted = "infinitely many" if retained == 0 else str(size)
-        raise ValueError(
-            f"ratio={ratio!r} asks for {wanted} held-out images of class {c}, which has {available} test images: "
-            f"more than {MAX_COPIES} augmented copies of each; forget fewer images, or use ratio='all'"
-            + (" or 'dataset'" if ratio == "class" else "")
-        )
-    return size
-
-
-def _train_heldout_sizes(counts: Mapping[int, int], class_sizes: Mapping[int, int], ratio: str) -> dict[int, int]:
-    """How many images of every class are kept out of training so that Eq. 3 holds for what is left.
-
-    Keeping images out makes D smaller, which changes Eq. 3's own number; the map from one to the other is monotone, so
-    repeating it from zero climbs to its least fixed point, or past the images there are.
-    """
-    if ratio == "all":
-        raise ValueError("ratio='all' takes every test image of a class and needs heldout_source='test', got 'train'")
-    sizes = dict.fromkeys(class_sizes, 0)
-    while True:
-        left = {c: class_sizes[c] - sizes[c] for c in class_sizes}
-        updated = {}
-        for c, num_forget in counts.items():
-            whole, retained = _ratio_sizes(c, counts, left, sum(left.values()), ratio)
-            if retained == 0 or num_forget + (size := _eq3(num_forget, whole, retained)) > class_sizes[c]:
-                raise ValueError(
-                    f"heldout_source='train' cannot keep enough images of class {c} out of training: it has "
-                    f"{class_sizes[c]}, and {num_forget} are forgotten; forget fewer, or use heldout_source='test'"
-                )
-            updated[c] = size
-        # Other classes lose as many, so that the classes stay as balanced as they were (but at most half, if small).
-        largest = max(updated.values())
-        updated |= {c: min(largest, class_sizes[c] // 2) for c in class_sizes if c not in counts}
-        if updated == sizes:
-            return sizes
-        sizes = updated
-
-
-def _ratio_sizes(
-    c: int, counts: Mapping[int, int], class_sizes: Mapping[int, int], num_train: int, ratio: str
-) -> tuple[int, int]:
-    """|D| and |D_r| of Eq. 3: of the whole training set, or of one class."""
-    if ratio == "class":
-        return class_sizes[c], class_sizes[c] - counts[c]
-    return num_train, num_train - sum(counts.values())
-
-
-def _eq3(num_forget: int, whole: int, retained: int) -> int:
-    """|D_test| = |D_f| |D| / |D_r|, to the nearest integer (halves up), at least 1; exact at any size."""
-    return max(1, (2 * num_forget * whole + retained) // (2 * retained))
-
-
-def _augment(images: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Flipped and shifted copies, drawn from the images as evenly as the count allows.
-
-    The border is mirrored, not black: a model that was trained without crops has never seen black borders, and D_test
-    should look like D_f.
-
-    Args:
-        images: uint8[n, height, width, channels].
-        count: the number of copies.
-        rng: the random numbers.
-
-    Returns:
-        uint8[count, height, width, channels].
-    """
-    height, width = images.shape[1:3]
-    border = ((0, 0), (CROP_PADDING, CROP_PADDING), (CROP_PADDING, CROP_PADDING), (0, 0))
-    padded = np.pad(images, border, mode="reflect")
-    rounds = [rng.permutation(len(images)) for _ in range(-(-count // len(images)))]
-    chosen = np.concatenate(rounds)[:count]
-    top, left = rng.integers(0, 2 * CROP_PADDING + 1, size=(2, count))
-    flipped = rng.random(count) < 0.5
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
-    copies = windows[chosen, top, left].transpose(0, 2, 3, 1)
-    return np.where(flipped[:, None, None, None], copies[:, :, ::-1], copies)
 
 
 def _notes(data: Dataset, whole_classes: Sequence[int], num_augmented: int) -> tuple[str, ...]:
@@ -310,11 +192,6 @@ def _class_sizes(labels: np.ndarray, num_classes: int) -> list[int]:
     return np.bincount(labels, minlength=num_classes).tolist()
 
 
-def _shuffled_class(labels: np.ndarray, c: int, seed: int, stream: int) -> np.ndarray:
-    """The rows of one class in a random order that depends on the seed, the class and the purpose alone."""
-    return np.random.default_rng([seed, c, stream]).permutation(np.flatnonzero(labels == c))
-
-
 def _check_classes(target_classes: Iterable[int], num_classes: int) -> list[int]:
     if isinstance(target_classes, str) or not isinstance(target_classes, Iterable):
         raise TypeError(f"target_classes must be a sequence of integers such as [3], got {target_classes!r}")
@@ -334,12 +211,18 @@ def _check_num_forget(num_forget: int | str, c: int, class_size: int) -> int:
     return check_integer(f"num_forget (unless 'all') of class {c}", num_forget, 1, class_size)
 
 
-def _check_indices(indices: Iterable[int], num_train: int) -> np.ndarray:
-    rows = np.asarray(indices if isinstance(indices, np.ndarray | list | tuple) else list(indices))
+def _check_indices(indices: Sequence[int] | np.ndarray, num_train: int) -> np.ndarray:
+    # What is not a sequence may iterate over something else than its values: a table over the names of its columns.
+    shape = getattr(indices, "shape", None)
+    is_sequence = isinstance(indices, Sequence) and not isinstance(indices, str | bytes)
+    if not is_sequence and (shape is None or len(shape) != 1):
+        found = type(indices).__name__ + ("" if shape is None else str(list(shape)))
+        raise TypeError(f"indices must be a one-dimensional sequence of integers such as [5, 6, 7], got a {found}")
+    rows = np.asarray(indices)
     if rows.size == 0:
         raise ValueError("indices must name at least one training image, got none")
     if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
-        raise TypeError(f"indices must be one-dimensional integers, got {rows.dtype}{list(rows.shape)}")
+        raise TypeError(f"indices must be a one-dimensional sequence of integers, got {rows.dtype}{list(rows.shape)}")
     outside = (rows < 0) | (rows >= num_train)
     if outside.any():
         raise ValueError(f"indices must lie in 0..{num_train - 1}, the training images; got {rows[outside][0]}")

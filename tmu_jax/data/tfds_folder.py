@@ -24,6 +24,22 @@ def find_version(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
     return max(versions, key=_version, default=None)
 
 
+def library() -> Any:
+    """The module tensorflow_datasets, which only prepared folders need.
+
+    Raises:
+        ImportError: it is not installed, or something that it imports is not.
+    """
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise ImportError(
+            f"a prepared TFDS folder is read by tensorflow-datasets, which cannot be imported ({error}); install it by "
+            "pip install 'tmu-jax[experiments]'"
+        ) from error
+    return tensorflow_datasets
+
+
 def read_prepared(name: str, version_dir: pathlib.Path) -> Dataset:
     """Reads a prepared folder such as `cifar10/3.0.2`.
 
@@ -32,11 +48,10 @@ def read_prepared(name: str, version_dir: pathlib.Path) -> Dataset:
         version_dir: the folder with `dataset_info.json`.
 
     Raises:
+        ImportError: TensorFlow Datasets is not installed.
         ValueError: the folder is incomplete, or too old to tell the official order.
     """
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(version_dir)
+    builder = library().builder_from_directory(version_dir)
     arrays = [_read_split(builder, split, version_dir) for split in ("train", "test")]
     return Dataset(
         name=name,
@@ -60,11 +75,9 @@ def indexed_records(builder: Any, split: str) -> tuple[Iterator[tuple[Any, bytes
         An iterator over the place and the content of every record, and a function that reads the record at a place
         again; not to be called by two threads at once.
     """
-    import tensorflow_datasets as tfds
-
     if builder.info.file_format.file_suffix == "tfrecord":
         return _placed_tfrecords(builder.info.splits[split].filepaths), _tfrecord_at
-    source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    source = builder.as_data_source(split, deserialize_method=library().decode.DeserializeMethod.RAW_BYTES)
     return ((place, source[place]) for place in range(len(source))), source.__getitem__
 
 
