@@ -21,7 +21,7 @@ from experiments.report import write as report
 from experiments.report.formats import plain
 from tmu_jax.data import Dataset
 
-ERRORS = (ValueError, TypeError, OSError, pickle.UnpicklingError, FloatingPointError)
+ERRORS = (ValueError, TypeError, OSError, ImportError, pickle.UnpicklingError, FloatingPointError)
 """What a caller's values or files may raise: said in one line."""
 
 

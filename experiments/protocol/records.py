@@ -56,19 +56,11 @@ class RecordTable:
         self._samples = _replaced(self._samples, samples, lambda entry: (cell_of(entry), entry["method"]))
         self._features = _replaced(self._features, features, cell_of)
         _amortise(self.records)
-        self._keep_run()
         for name, entries in (("features", self._features), ("samples", self._samples)):
             if entries:
                 write_whole(self._output / f"{name}.json", "[\n" + ",\n".join(map(_line, entries)) + "\n]\n")
         write_whole(self._output / "results.jsonl", "".join(_line(record) + "\n" for record in self.records))
         self._done |= {(cell_of(record), record["method"]) for record in named}
-
-    def _keep_run(self) -> None:
-        """Sees to it that config.json has the run of every record before a record names it."""
-        config = read_config(self._output) if (self._output / "config.json").exists() else {}
-        if not set(self._runs) <= set(config.get("runs") or {}):
-            kept = {key: value for key, value in config.items() if key not in PROVENANCE}
-            write_whole(self._output / "config.json", json.dumps({**kept, "runs": self._runs}, indent=1))
 
     def _complete(self) -> set[tuple[tuple[Any, ...], str]]:
         """Cells and methods that have records and samples of the same run."""

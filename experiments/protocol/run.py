@@ -14,7 +14,7 @@ from rich.console import Console
 from experiments.protocol import environment
 from experiments.protocol.cells import Cells
 from experiments.protocol.progress import Display
-from experiments.protocol.records import Record, RecordTable, write_whole
+from experiments.protocol.records import Record, RecordTable, with_run, write_whole
 from experiments.protocol.requests import Request, check_methods, make_requests
 from experiments.protocol.settings import Settings, check_output, read_arms
 from tmu_jax import evaluation
@@ -46,6 +46,7 @@ def run(
     Raises:
       ValueError: before any work, when a request cannot be made or the folder holds another run.
     """
+    config = with_run(config, output)
     work = remaining(arms, data, output, config)
     table = RecordTable(output, config)
     if not work:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 import tmu_jax
+from experiments.report.files import read_config
 from tmu_jax import twin
 from tmu_jax.training import Recipe
 
@@ -125,8 +126,7 @@ def check_output(arms: Sequence[Settings], output: pathlib.Path) -> None:
 
 def read_arms(output: pathlib.Path) -> dict[str, dict[str, Any]]:
     """The settings of every arm that an output folder holds, by the arm's name; empty where it holds none."""
-    path = output / "config.json"
-    return json.loads(path.read_text()).get("arms", {}) if path.exists() else {}
+    return read_config(output).get("arms", {}) if (output / "config.json").exists() else {}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.protocol.records import PROVENANCE, RecordTable, with_run
+from experiments.protocol.records import PROVENANCE, RecordTable, with_run, write_whole
 
 CELL = {"variant": "default", "num_forget": 3, "ratio": "dataset", "request": "class 1", "seed": 0}
 FIRST = {"experiment": "test", **dict.fromkeys(PROVENANCE, "first")}
@@ -46,9 +46,16 @@ def floors():
     return [record, {**record, "method": "floor_majority"}], [], samples
 
 
+def opened(folder, config):
+    """The table as a run opens it: config.json names the run before any record does."""
+    config = with_run(config, folder)
+    write_whole(folder / "config.json", json.dumps(config))
+    return RecordTable(folder, config)
+
+
 @pytest.fixture
 def table(tmp_path):
-    table = RecordTable(tmp_path, FIRST)
+    table = opened(tmp_path, FIRST)
     for found in (entries("retrain", GOLD), entries("mine", "100"), floors()):
         table.add(*found)
     return table
@@ -64,12 +71,12 @@ def test_a_run_is_told_once_and_what_was_not_measured_is_not_there(table, tmp_pa
     assert list(found["config"]["runs"].values()) == [{key: "first" for key in PROVENANCE}]
     assert {record["run"] for record in found["records"]} == set(found["config"]["runs"]) == {table.run}
     assert not {"kl", *PROVENANCE} & {key for record in found["records"] for key in record}
-    assert found["records"] == table.records == RecordTable(tmp_path, FIRST).records
+    assert found["records"] == table.records == opened(tmp_path, FIRST).records
 
 
 def test_a_cell_is_replaced_whole_in_its_place(table, tmp_path):
     before = held(tmp_path)
-    later = RecordTable(tmp_path, SECOND)
+    later = opened(tmp_path, SECOND)
     later.add(*entries("mine", "011"))
     after = held(tmp_path)
     assert [r["method"] for r in after["records"]] == [r["method"] for r in before["records"]]
@@ -80,7 +87,7 @@ def test_a_cell_is_replaced_whole_in_its_place(table, tmp_path):
     # Both runs are told, and the records say which made them.
     assert [run["git_revision"] for run in after["config"]["runs"].values()] == ["first", "second"]
     assert [r["run"] for r in after["records"]] == [table.run, later.run, table.run, table.run]
-    assert RecordTable(tmp_path, FIRST).run == table.run
+    assert opened(tmp_path, FIRST).run == table.run
 
 
 def test_entries_of_other_requests_stay(table, tmp_path):
@@ -103,7 +110,7 @@ def test_a_cell_without_samples_of_its_own_run_is_computed_anew(table, tmp_path,
     samples = change(held(tmp_path)["samples"])
     path = tmp_path / "samples.json"
     path.write_text("[\n" + ",\n".join(map(json.dumps, samples)) + "\n]\n") if samples else path.unlink()
-    assert RecordTable(tmp_path, FIRST).missing(Arm, Asked) == missing
+    assert opened(tmp_path, FIRST).missing(Arm, Asked) == missing
 
 
 def test_a_config_keeps_its_runs_and_takes_equal_ones_as_one(tmp_path):
@@ -121,4 +128,4 @@ def test_a_config_keeps_its_runs_and_takes_equal_ones_as_one(tmp_path):
 def test_a_broken_file_is_named(table, tmp_path, name):
     (tmp_path / name).write_text("null\n")
     with pytest.raises(ValueError, match=rf"{name}"):
-        RecordTable(tmp_path, FIRST)
+        opened(tmp_path, FIRST)
