@@ -162,7 +162,7 @@ def hessian_vector_products(logits, params):
         def loss(params):
             return jnp.mean(jnp.sin(logits(params)))
 
-        return jax.jvp(jax.grad(loss), (params,), (jax.tree.map(jnp.cos, params),))[1]
+        return jax.jvp(jax.grad(loss), (params,), (jax.tree.map(jnp.sin, params),))[1]
 
     expected = jax.jit(product)(params)
     with fast_convolutions():
@@ -179,7 +179,9 @@ def test_hessian_vector_product_through_two_layers():
 
 
 @pytest.mark.slow
-def test_hessian_vector_product_through_resnet18():
+def test_hessian_vector_product_through_resnet18(monkeypatch):
+    """With a smooth activation: at a kink of relu a rounding error decides which derivative it has."""
+    monkeypatch.setattr(nn, "relu", nn.silu)
     model, images = models.create("resnet18", 10), normal(0, 2, 32, 32, 3)
     variables = jax.jit(model.init)(jax.random.key(0), images)
 
