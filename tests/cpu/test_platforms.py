@@ -1,20 +1,26 @@
-"""What a GPU would be given: the programs of whole jobs, lowered for CUDA on a machine that needs none."""
+"""What a GPU would be given: the programs of a whole request, lowered for CUDA on a machine that needs none."""
 
 import collections
-import dataclasses
-import importlib
 import re
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import cases, first_call
-from benchmarks.inputs import make_inputs
-from benchmarks.kernels import build
+import tmu_jax
+from tests.patching import patch_everywhere
+from tmu_jax import training
+from tmu_jax.data import synthetic
+from tmu_jax.training import Recipe
+from tmu_jax.twin import TwinSettings, features, neighbors, predictor
 
-SCALE = dataclasses.replace(cases.SCALES["tiny"], dtypes=("bfloat16",))
-CASES = {case.name: case for case in cases.cases(SCALE)}
+PROGRAMS = {
+    "train_steps": training.train_steps,
+    "predict_rows": training.predict_rows,
+    "attack_rows": features.attack_rows,
+    "nearest": neighbors._nearest,
+    "fit": predictor.fit,
+}
 
 
 @pytest.fixture
@@ -35,10 +41,11 @@ def lowered(monkeypatch):
         return call
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    for module_name, name in {program for programs in first_call.PROGRAMS.values() for program in programs}:
-        module = importlib.import_module(module_name)
-        monkeypatch.setattr(module, name, lowering(name, getattr(module, name)))
-    return found
+    for name, program in PROGRAMS.items():
+        patch_everywhere(monkeypatch, program, lowering(name, program))
+    # Flax's batch norm itself mixes bfloat16 with float32.
+    with jax.numpy_dtype_promotion("standard"):
+        yield found
 
 
 def result_types(operation, text):
@@ -47,28 +54,30 @@ def result_types(operation, text):
     return collections.Counter(result.split("x")[-1] for result in results)
 
 
-def run(case, lowered):
-    # Flax's batch norm itself mixes bfloat16 with float32.
-    with jax.numpy_dtype_promotion("standard"):
-        kernel = build(case, make_inputs(case))
-        lowered.clear()  # the programs that made the inputs
-        kernel.run(1)
+def request(arch):
+    """An original model and a request; a model is created in bfloat16 on a GPU."""
+    problem = tmu_jax.data.forget_subset(synthetic.generate(200, 60), target_classes=[1, 4], num_forget=6)
+    model = tmu_jax.models.create(arch, num_classes=10)
+    assert model.dtype == jnp.bfloat16
+    return problem, tmu_jax.train(model, problem.train, recipe=Recipe(epochs=1, batch_size=16), key=jax.random.key(0))
 
 
-def test_a_transformer_multiplies_in_bfloat16_on_a_gpu_and_takes_the_batch_whole(lowered):
-    run(CASES["train-step-vit-16-bfloat16"], lowered)
-    (text,) = lowered.values()
-    products = result_types("dot_general", text)
+def test_a_transformer_multiplies_in_bfloat16_on_a_gpu(lowered):
+    request("vit")
+    products = result_types("dot_general", lowered["train_steps"])
     # Attention's weights and the head are float32.
     assert products["bf16"] > 4 * products["f32"] > 0
-    assert text.count("stablehlo.while") == 1  # over steps; a CPU also loops over parts of the batch
+    assert lowered["train_steps"].count("stablehlo.while") == 1  # over steps
 
 
-def test_a_whole_request_for_a_gpu_has_nothing_made_for_a_cpu(lowered):
-    case = CASES["twin-request-small_resnet-200"]
-    run(dataclasses.replace(case, settings={**case.settings, "dtype": "bfloat16"}), lowered)
-    assert set(lowered) == {"train_steps", "predict_rows", "attack_rows", "_nearest", "_fit"}
-    assert not any("xla_cpu" in text for text in lowered.values())
+def test_a_whole_request_for_a_gpu_has_nothing_made_for_a_cpu(lowered, monkeypatch):
+    problem, original = request("small_resnet")
+    # Results are zeros here, so that every label would agree: half of them are said to be easy.
+    monkeypatch.setattr(predictor, "only_label", lambda labels: None)
+    settings = TwinSettings(twin_recipe=Recipe(epochs=1, batch_size=16), max_twin_epochs=1)
+    tmu_jax.unlearn("twin", problem, original, key=jax.random.key(1), settings=settings)
+    assert set(lowered) == set(PROGRAMS)
+    assert not any("tmu_jax_" in text or "xla_cpu" in text for text in lowered.values())
     # Ten convolutions forward, and in training as many weight gradients, and of all but the first an input gradient.
     convolutions = {name: result_types("convolution", text) for name, text in lowered.items()}
     assert convolutions["train_steps"] == {"bf16": 29}
