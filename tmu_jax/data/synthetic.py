@@ -18,13 +18,15 @@ twin` (CPU with two cores, Python 3.11, jax 0.10.2, flax 0.12.8, optax 0.2.8; pe
 beside the same network on CIFAR-10:
 
     seed                                        0     1     2   mean  CIFAR-10
-    the gold model's forget accuracy         87.0  81.0  80.5   82.8        82
-    a second gold model's agreement with it  92.0  79.0  84.0   85.0        87
-    the predictor's AUC                      86.8  83.8  80.5   83.7        82
-    agreement of the untouched original      87.0  81.0  80.5   82.8        82
-    agreement after unlearning by `twin`     88.0  81.5  79.5   83.0        83
+    the gold model's forget accuracy         83.5  81.0  86.5   83.7        82
+    a second gold model's agreement with it  88.5  87.0  90.0   88.5        87
+    the predictor's AUC                      80.1  86.9  83.6   83.5        82
+    agreement of the untouched original      83.5  81.0  86.5   83.7        82
+    agreement after unlearning by `twin`     83.5  84.0  85.5   84.3        83
 
-200 images make a standard error of about 2.5 points in an agreement and of 4 in the AUC, so seeds differ by as much.
+200 images make a standard error of about 2.5 points in an agreement and of 4 in the AUC, so seeds differ by as much. The
+constants below are the third of three settings that were tried with this command: 30 and 40 kinds, with backgrounds of
+0.66 and 0.64, had one figure each outside of 75-90, 82-92 and 75-88, what was asked of the first three rows.
 """
 
 import numpy as np
@@ -36,11 +38,11 @@ NUM_CLASSES = 10
 NUM_TRAIN, NUM_TEST = 5000, 2500
 IMAGE_SIZE = 32
 
-KINDS_PER_CLASS = 30
+KINDS_PER_CLASS = 35
 ZIPF_EXPONENT = 1.1
 CLASS_SHARE = 0.45
 NUM_BACKGROUNDS = 200
-BACKGROUND_SHARE = 0.66
+BACKGROUND_SHARE = 0.65
 NOISE = 0.25
 
 _MAX_SHIFT = 4
