@@ -12,6 +12,7 @@ import tmu_jax
 from experiments import cifar10
 from experiments.cifar10 import EXPERIMENT, Options
 from experiments.protocol import command, experiment
+from tmu_jax.data import synthetic
 
 
 @pytest.fixture(autouse=True)
@@ -144,8 +145,9 @@ def test_help_explains_every_option_with_its_default():
             assert any(way in explained[name] for way in ways), (name, preset)
 
 
-def test_the_command_end_to_end(tmp_path, capsys):
-    """The smallest honest run of the real command: its first line says that it is not the paper's setting."""
+def test_the_command_end_to_end(tmp_path, capsys, monkeypatch):
+    """The smallest honest run of the real command, on few test images: it says that it is not the paper's setting."""
+    monkeypatch.setattr(tmu_jax.data, "load", lambda name: synthetic.generate(num_train=1000, num_test=300))
     output = tmp_path / "out"
     arguments = (
         "--dataset synthetic --num-train 600 --epochs 1 --num-forget 3 --classes 0 1 --methods original retrain twin "

@@ -63,7 +63,7 @@ METHOD_STAGES = {name for name, method in METHODS.items() if method.reference is
         ({"twin_settings": twin_settings(threshold="count")}, FROM_FEATURES - {"features"}),
         ({"preset": "another", "methods": ("twin",), "variant": "an arm"}, set()),
     ],
-    ids=str,
+    ids=lambda value: "-".join(sorted(value)),
 )
 def test_a_setting_is_in_the_names_of_the_stages_that_it_changes(changes, expected):
     assert changed(**changes) == expected
