@@ -24,9 +24,9 @@ beside the same network on CIFAR-10:
     agreement of the untouched original      83.5  81.0  86.5   83.7        82
     agreement after unlearning by `twin`     83.5  84.0  85.5   84.3        83
 
-200 images make a standard error of about 2.5 points in an agreement and of 4 in the AUC, so seeds differ by as much. The
-constants below are the third of three settings that were tried with this command: 30 and 40 kinds, with backgrounds of
-0.66 and 0.64, had one figure each outside of 75-90, 82-92 and 75-88, what was asked of the first three rows.
+200 images make a standard error of about 2.5 points in an agreement and of 4 in the AUC, so seeds differ by as much.
+The constants below are the third of three settings that were tried with this command: 30 and 40 kinds, with backgrounds
+of 0.66 and 0.64, had one figure each outside of 75-90, 82-92 and 75-88, what was asked of the first three rows.
 """
 
 import numpy as np

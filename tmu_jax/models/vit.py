@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import ClassVar
 
 import chex
 import flax.linen as nn
@@ -108,10 +109,14 @@ class ViT(nn.Module):
       num_heads: attention heads of `head_dim` each.
       mlp_width: hidden width of each block's MLP.
       dtype: of the computation; parameters stay in `param_dtype`.
+      microbatch: images that a training step takes at a time on a CPU, whose cache holds their activations: no layer
+        mixes images. A subclass that mixes them (batch norm) sets it to None.
 
     References:
       Dosovitskiy et al., 2021 (arXiv 2010.11929); Lee et al., 2021 (arXiv 2112.13492).
     """
+
+    microbatch: ClassVar[int] = 16
 
     num_classes: int
     patch: int = 4

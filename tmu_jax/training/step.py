@@ -85,16 +85,31 @@ def train_step(
     """
     chex.assert_equal_shape_prefix([images, targets, weights], 1)
 
-    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+    def loss_fn(params: Any, images: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, Any]:
         variables = {"params": params, "batch_stats": state.batch_stats}
         (logits, _), updates = apply(module, variables, images, train=True)
         return weighted_cross_entropy(logits, targets, weights), updates.get("batch_stats", {})
 
-    (loss, batch_stats), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    loss_and_gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    size = microbatch_size(module, len(images))
+    if size is not None:
+        loss_and_gradient = optax.microbatching.microbatch(
+            loss_and_gradient, (1, 2, 3), size, optax.microbatching.AccumulationType.MEAN
+        )
+    (loss, batch_stats), gradient = loss_and_gradient(state.params, images, targets, weights)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an integer power
         updates, opt_state = make_optimizer(optimizer, weight_decay).update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda param, update: param - learning_rate * update, state.params, updates)
     return TrainState(params, batch_stats, opt_state, state.step + 1), loss
+
+
+def microbatch_size(module: nn.Module, batch_size: int) -> int | None:
+    """How many images of a batch a step takes at a time; None: all of them.
+
+    On a CPU, where a module says by `microbatch` that it mixes no images and how many activations a cache holds.
+    """
+    size = getattr(module, "microbatch", None)
+    return size if size is not None and jax.default_backend() == "cpu" and batch_size % size == 0 else None
 
 
 @functools.partial(jax.jit, static_argnames=("module", "optimizer", "augment"), donate_argnames=("state",))
