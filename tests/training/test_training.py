@@ -5,6 +5,7 @@ import functools
 import math
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -321,3 +322,48 @@ def test_evaluation_is_one_program_for_splits_of_any_size(problem):
     for split in (problem.train, problem.forget, problem.test, problem.heldout):
         tmu_jax.predict(model, split)
     assert training.predict_rows._cache_size() - before == 1
+
+
+class Mixing(nn.Module):
+    """Normalises over the batch without keeping statistics, and so must not be taken in parts."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        flat = images.reshape((len(images), -1))
+        flat = flat - flat.mean(0, keepdims=True)
+        return nn.Dense(4)(flat), flat
+
+
+class InParts(PlainNet):
+    microbatch = 4
+
+
+def one_step(module, batch=20):
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(batch, 4, 4, 3)), jnp.float32)
+    targets = jax.nn.one_hot(jnp.arange(batch) % 4, 4)
+    weights = jnp.asarray(rng.uniform(-1, 1, batch), jnp.float32)
+    variables = training.init_variables(jax.random.key(0), images[:1], module=module)
+    opt_state = training.make_optimizer("sgd", 5e-4).init(variables["params"])
+    state = training.TrainState(variables["params"], {}, opt_state, jnp.zeros((), jnp.int32))
+    return training.train_step(
+        state, images, targets, weights, jnp.float32(0.1), jnp.float32(5e-4), module=module, optimizer="sgd"
+    )
+
+
+def test_microbatches_make_the_step_of_the_whole_batch(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    (whole, whole_loss), (parts, loss) = one_step(PlainNet()), one_step(InParts())
+    np.testing.assert_allclose(loss, whole_loss, rtol=1e-5)
+    chex.assert_trees_all_close(parts, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_only_a_module_that_says_so_is_taken_in_microbatches_and_only_on_a_cpu(monkeypatch):
+    size = training.step.microbatch_size
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert size(InParts(), 20) == 4
+    assert size(InParts(), 22) is None
+    assert [size(module, 20) for module in (PlainNet(), TinyNet(), Mixing())] == [None] * 3
+    assert size(tmu_jax.models.create("vit", 10), 128) == 16
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert size(InParts(), 20) is None

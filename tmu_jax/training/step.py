@@ -106,7 +106,9 @@ def train_step(
 def microbatch_size(module: nn.Module, batch_size: int) -> int | None:
     """How many images of a batch a step takes at a time; None: all of them.
 
-    On a CPU, where a module says by `microbatch` that it mixes no images and how many activations a cache holds.
+    A module says by an attribute `microbatch` that it mixes no images, and of how many a CPU's cache holds the
+    activations. It cannot be seen from its variables: one that normalises over the batch without keeping statistics
+    would silently train something else.
     """
     size = getattr(module, "microbatch", None)
     return size if size is not None and jax.default_backend() == "cpu" and batch_size % size == 0 else None
