@@ -103,7 +103,8 @@ def print_plan(plan: Sequence[Forecast], console: Console) -> None:
 def arguments_of(prepared: command.Prepared) -> list[str]:
     """The arguments of the experiment's own command that do the same."""
     options = prepared.options
-    return ["--preset", options.preset, "--arch", options.arch, "--seeds", *map(str, options.seeds)]
+    chosen = ["--dataset", options.dataset, "--preset", options.preset, "--arch", options.arch]
+    return [*chosen, "--seeds", *map(str, options.seeds)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import tmu_jax
 from experiments.protocol import command
 from experiments.protocol.experiment import Experiment, cifar
 from experiments.protocol.options import FAST, PAPER, QUICK, DataOptions, MethodOptions, RunOptions
@@ -51,7 +52,7 @@ def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
         for ratio in options.ratios:
             first = ratio == options.ratios[0]
             # Without anything left of the class there is no twin problem, whose size a ratio would choose.
-            methods = options.methods if first else tuple(m for m in options.methods if m.startswith("twin"))
+            methods = options.methods if first else tuple(m for m in options.methods if tmu_jax.METHODS[m].needs)
             if not methods or (size == "all" and not first):
                 continue
             arm = dataclasses.replace(

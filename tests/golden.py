@@ -56,6 +56,7 @@ def numbers(value: object) -> list[float]:
     else:
         fields = value._asdict() if hasattr(value, "_asdict") else vars(value)
         arrays = [field for field in fields.values() if isinstance(field, np.ndarray)]
+        arrays += [np.asarray(fields[name]) for name in ("eps", "success_shares") if name in fields]
     flat = [np.asarray(array, np.float64).ravel() for array in arrays]
     return [round(float(f(array)), 6) for array in flat if array.size for f in (np.mean, np.linalg.norm)]
 

@@ -47,7 +47,7 @@ def test_the_hash_refuses_what_it_cannot_see():
     with pytest.raises(TypeError, match="object"):
         stage_hash({"model": object()})
     with pytest.raises(TypeError):
-        _ = given("original", 1).name
+        _ = given(1).name
 
 
 def test_computing_makes_each_stage_once_parents_first():
@@ -63,7 +63,7 @@ def test_computing_makes_each_stage_once_parents_first():
 
     first = stage("first", make=making("first", 1))
     left, right = (stage(name, make=making(name, 10), parents={"a": first}) for name in ("left", "right"))
-    last = stage("last", make=making("last", 100), parents={"b": left, "c": right, "d": given("given", 1000)})
+    last = stage("last", make=making("last", 100), parents={"b": left, "c": right, "d": given(1000)})
     assert compute(last, lambda kind: lambda done, total: shown.append(kind)) == 1122
     assert made == shown == ["first", "left", "right", "last"]
     assert [one.kind for one in last.with_ancestors()] == ["first", "left", "right", "given", "last"]

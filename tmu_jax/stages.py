@@ -27,6 +27,7 @@ PASS_WORK = 1 / 3
 ATTACK_WORK = 2 / 3
 """The same of an attack's step (forward, and backward to the pixels)."""
 
+GIVEN = "given"
 _HASH_LENGTH = 16
 
 
@@ -58,8 +59,13 @@ class Stage:
     def name(self) -> str:
         """`kind-hash`, the hash being of the version, of the parents' names and of all that determines the value."""
         parents = {argument: parent.name for argument, parent in self.parents.items()}
-        text = stage_hash({"kind": self.kind, "version": self.version, "parents": parents, **self.made_from})
-        return f"{self.kind}-{text}"
+        everything = {"version": self.version, "parents": parents, "made_from": dict(self.made_from)}
+        return f"{self.kind}-{stage_hash(everything)}"
+
+    @property
+    def is_given(self) -> bool:
+        """Whether its value was there already."""
+        return self.kind == GIVEN
 
     def with_ancestors(self) -> list["Stage"]:
         """This stage and all that it needs, parents first, each once."""
@@ -67,9 +73,9 @@ class Stage:
         return list({id(stage): stage for stage in [*found, self]}.values())
 
 
-def given(kind: str, value: Any) -> Stage:
+def given(value: Any) -> Stage:
     """A stage whose value is there already. It has no name that could be looked up."""
-    return Stage(kind, kind, lambda progress: value, type(value), made_from={"given": object()})
+    return Stage(GIVEN, GIVEN, lambda progress: value, type(value), made_from={"given": object()})
 
 
 def compute(stage: Stage, progress: Callable[[str], Progress] | None = None) -> Any:
@@ -85,7 +91,7 @@ def compute(stage: Stage, progress: Callable[[str], Progress] | None = None) -> 
     values: dict[int, Any] = {}
     for one in stage.with_ancestors():
         needed = {argument: values[id(parent)] for argument, parent in one.parents.items()}
-        report = ignore_progress if progress is None else progress(one.kind)
+        report = ignore_progress if progress is None or one.is_given else progress(one.kind)
         values[id(one)] = one.make(**needed, progress=report)
     return values[id(stage)]
 

@@ -29,6 +29,7 @@ class Graph:
     @functools.cached_property
     def original(self) -> Stage:
         """M_o, trained on D."""
+        # The blank is part of the purpose: its key, and with it every figure, would change.
         return self._trained("original", self.request.problem.train, "original ")
 
     @functools.cached_property

@@ -41,8 +41,13 @@ def check_methods(methods: Sequence[str]) -> None:
         raise ValueError(f"methods={list(methods)} names one twice")
     if not methods:
         raise ValueError(f"methods is empty; choose from {' '.join(METHODS)}")
-    if FLOORS in methods:
-        raise ValueError(f"methods holds {FLOORS!r}, which names the floors; register the method under another name")
+    for name in methods:
+        if name == FLOORS or name.startswith("floor_"):
+            raise ValueError(f"methods holds {name!r}, which names a floor; register the method under another name")
+        if METHODS[name].name != name:
+            raise ValueError(
+                f"methods holds {name!r}, which METHODS has as {METHODS[name].name!r}; register it under its own name"
+            )
 
 
 def make_requests(settings: Settings, data: Dataset) -> list[Request]:

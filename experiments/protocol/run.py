@@ -1,7 +1,8 @@
 """Runs the cells of an experiment: trains what is missing, evaluates, and keeps records that survive an interruption.
 
-A stage (original, gold, twin model, curriculum model, features with prediction, unlearned model) is found by a hash of
-what produced it, so a run that is started again continues where it stopped and requests share what they have in common.
+A stage (original, gold, twin model, curriculum model, features, prediction, unlearned model) is found by its name,
+which says what made it, and checked; so a run that is started again continues where it stopped, and requests share what
+they have in common.
 """
 
 import json

@@ -33,7 +33,10 @@ class Stages:
             self._display.found(description)
         else:
             parents = {argument: self.kept(parent) for argument, parent in stage.parents.items()}
-            saved = _pack(stage.make(**parents, progress=self._display.start(description)))
+            made = stage.make(**parents, progress=self._display.start(description))
+            if getattr(made, "module", self._module) != self._module:
+                raise ValueError(f"method {stage.kind!r} returned another module; the experiments keep the original's")
+            saved = _pack(made)
             made_by = {"device": environment.device(), "versions": environment.versions()}
             saved.metadata["made_by"] = {**made_by, "git_revision": environment.git_revision()}
             self._store.save(stage.name, saved)

@@ -70,12 +70,10 @@ def test_a_setting_is_in_the_names_of_the_stages_that_it_changes(changes, expect
 
 
 @pytest.mark.parametrize("ratio", ["class", "all"])
-def test_a_longer_pool_is_another_stage(ratio):
-    """Augmented copies lengthen the pool, for every row of which random labels are drawn."""
-    found = graph(ratio=ratio)
-    same_length = len(found.request.problem.pool.labels) == len(graph().request.problem.pool.labels)
-    assert ("random_labeling" in changed(ratio=ratio)) != same_length
-    assert "twin_model" in changed(ratio=ratio)
+def test_other_held_out_images_are_another_stage(ratio):
+    """Other held-out images, maybe with augmented copies: a longer pool, for every row of which labels are drawn."""
+    assert len(graph(ratio=ratio).request.problem.heldout) != len(graph().request.problem.heldout)
+    assert changed(ratio=ratio) == METHOD_STAGES | {"twin_model", *FROM_FEATURES}
 
 
 def test_a_methods_options_recipe_and_version_are_in_its_name(monkeypatch):

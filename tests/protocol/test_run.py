@@ -272,10 +272,12 @@ def test_a_change_that_alters_cells_is_refused_with_its_name(finished, data):
         run(settings(data, classes=(0, 1, 2)), data, output)
 
 
-def test_a_request_that_cannot_be_made_stops_before_any_work(data, tmp_path):
+def test_a_request_that_cannot_be_made_stops_before_any_work(data, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="num_forget"):
         run(settings(data, num_forget=51), data, tmp_path / "out")
-    for methods in ("nonsense",), ("twin", "twin"), (), ("floors",):
+    monkeypatch.setitem(METHODS, "alias", METHODS["twin"])
+    monkeypatch.setitem(METHODS, "floor_mine", dataclasses.replace(METHODS["finetune"], name="floor_mine"))
+    for methods in ("nonsense",), ("twin", "twin"), (), ("floors",), ("alias",), ("floor_mine",):
         with pytest.raises(ValueError, match="methods"):
             run(settings(data, methods=methods), data, tmp_path / "out")
     for name in ("classes", "seeds"):

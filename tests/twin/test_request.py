@@ -408,13 +408,13 @@ def test_the_first_epochs_models_are_fine_tuned_on_their_own_retain_set(problem,
     monkeypatch.setattr(jax, "block_until_ready", lambda variables: variables)
     other = dataclasses.replace(original, variables={"params": "M_t"})
     settings = TwinSettings(curriculum="first_epoch")
-    prediction = twin.prediction_stage(problem, given("original", original), KEY, settings)
+    prediction = twin.prediction_stage(problem, given(original), KEY, settings)
     stages = {stage.kind: stage for stage in prediction.with_ancestors()}["features"].parents
     of_twin = stages["of_twin"].make(model=other, progress=ignore_progress)
     of_original = stages["of_original"].make(model=original, progress=ignore_progress)
     assert (stages["of_twin"].parents["model"].kind, stages["of_original"].parents["model"].kind) == (
         "twin_model",
-        "original",
+        "given",
     )
     assert [call[0] for call in calls] == [other.variables, original.variables]
     np.testing.assert_array_equal(calls[0][1], problem.train.indices)
@@ -424,7 +424,7 @@ def test_the_first_epochs_models_are_fine_tuned_on_their_own_retain_set(problem,
 
 
 def test_one_fresh_curriculum_model_serves_both_problems(problem, original):
-    prediction = twin.prediction_stage(problem, given("original", original), KEY)
+    prediction = twin.prediction_stage(problem, given(original), KEY)
     features = {stage.kind: stage for stage in prediction.with_ancestors()}["features"]
     assert features.parents["of_twin"] is features.parents["of_original"]
     assert [stage.kind for stage in prediction.with_ancestors()].count("curriculum") == 1

@@ -304,6 +304,21 @@ def test_a_method_that_is_no_relabelling(problem, original):
     np.testing.assert_array_equal(model.forget_indices, problem.forget.indices)
 
 
+def test_what_cannot_be_trained_on_is_refused_by_name(problem, original):
+    """An empty group would be waited for without end; short weights would be read beyond their end."""
+    arguments = [original.module, original.variables, original.normalization, problem.pool]
+    targets, weights = tmu_jax.true_targets(problem), tmu_jax.equal_weights(problem)
+    whole = training.Stream((problem.retain.indices,))
+    for stream, targets_, weights_, words in (
+        (training.Stream((problem.retain.indices[:0],)), targets, weights, r"groups of \[0\] rows"),
+        (training.Stream((problem.retain.indices,), (0.5, 0.5)), targets, weights, "give each share a group"),
+        (whole, targets[:10], weights, "targets has shape"),
+        (whole, targets, weights[:10], "weights has shape"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            training.fit(*arguments, stream, targets_, weights_, SHORT, KEY)
+
+
 def test_the_published_defaults():
     """Changed silently, any of these changes every table."""
     sgd = {"optimizer": "sgd", "schedule": "cosine", "weight_decay": 5e-4}
@@ -353,6 +368,15 @@ def test_unknown_names_and_bad_options_are_refused(problem, original, monkeypatc
             tmu_jax.Method(name, lambda *args: None, SHORT)
     with pytest.raises(ValueError, match="one of relabel and run"):
         tmu_jax.Method("both", lambda *args: None, SHORT, run=lambda *args: None)
+    for values, words in (
+        ({"needs": "labels"}, "needs='labels'"),
+        ({"reference": "golden"}, "reference='golden'"),
+        ({"options": {"key": 1}}, "'key'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            tmu_jax.Method("mine", lambda *args: None, SHORT, **values)
+    with pytest.raises(ValueError, match="beside a prediction"):
+        tmu_jax.unlearn("twin", problem, original, key=KEY, prediction=prediction, exclude=problem.forget.indices)
     with pytest.raises(ValueError, match="needs a recipe"):
         tmu_jax.Method("bare", lambda *args: None)
     with pytest.raises(ValueError, match="scrub"):

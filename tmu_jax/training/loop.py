@@ -34,6 +34,9 @@ class Stream(NamedTuple):
 
     def sizes(self, batch_size: int) -> list[int]:
         """How many rows of each group a batch holds."""
+        if len(self.groups) != len(self.shares) or not all(len(group) for group in self.groups):
+            lengths = [len(group) for group in self.groups]
+            raise ValueError(f"groups of {lengths} rows, shares={self.shares}: give each share a group with rows in it")
         sizes = [round(share * batch_size) for share in self.shares]
         if sum(sizes) != batch_size or min(sizes) < 1:
             raise ValueError(f"shares={self.shares} do not divide a batch of {batch_size} into whole rows")
@@ -100,8 +103,13 @@ def fit(
       The new variables and each epoch's mean loss.
 
     Raises:
+      ValueError: when targets or weights are not of the pool's length, or the stream has a group without rows.
       FloatingPointError: when the loss is no longer finite.
     """
+    expected = {"targets": (len(pool.labels), pool.num_classes), "weights": (len(pool.labels),)}
+    for name, array in (("targets", targets), ("weights", weights)):
+        if np.shape(array) != expected[name]:
+            raise ValueError(f"{name} has shape {np.shape(array)}; a row for each of the pool's makes {expected[name]}")
     order_key, augment_key = jax.random.split(key)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(order_key)))
     steps = stream.steps_per_epoch(recipe.batch_size)

@@ -18,7 +18,7 @@ from tmu_jax.stages import ATTACK_WORK, PASS_WORK, VERSIONS, Progress, Stage, co
 from tmu_jax.training import TrainedModel
 from tmu_jax.twin.labels import TwinPrediction, all_hard, predict_labels
 from tmu_jax.twin.measure import ProblemFeatures, measure_features
-from tmu_jax.twin.models import train_curriculum, train_first_epoch, train_twin
+from tmu_jax.twin.models import outside, train_curriculum, train_first_epoch, train_twin
 from tmu_jax.twin.settings import DEFAULT_SETTINGS, TwinSettings
 
 
@@ -45,7 +45,7 @@ def predict_generalization(
     Returns:
       The prediction for each forgotten sample.
     """
-    return compute(prediction_stage(problem, given("original", original), key, settings, exclude), progress)
+    return compute(prediction_stage(problem, given(original), key, settings, exclude), progress)
 
 
 def prediction_stage(
@@ -69,8 +69,15 @@ def prediction_stage(
       classes only there is no twin problem, and nothing to compute.
     """
     if not has_twin_problem(problem):
-        rows = {"all_hard": problem.forget.indices}
-        return Stage("prediction", "labels", lambda progress: all_hard(problem), TwinPrediction, made_from=rows)
+        made_from = {"all_hard": problem.forget.indices, "notes": list(problem.notes)}
+        return Stage(
+            "prediction",
+            "labels",
+            lambda progress: all_hard(problem),
+            TwinPrediction,
+            VERSIONS["prediction"],
+            made_from=made_from,
+        )
     twin_key, predictor_key = key_for(key, "twin"), key_for(key, "predictor")
     train, forget, heldout = problem.train.indices, problem.forget.indices, problem.heldout.indices
     rows = {"train": train, "forget": forget, "heldout": heldout}
@@ -81,8 +88,13 @@ def prediction_stage(
         TrainedModel,
         VERSIONS["twin_model"],
         {"original": original},
-        # Held-out images by content: some may be augmented copies.
-        {"settings": settings.part("twin_model"), "key": twin_key, "train": train, "heldout": problem.heldout.images},
+        # By content, for some may be augmented copies; without those of whole classes, which it does not see.
+        {
+            "settings": settings.part("twin_model"),
+            "key": twin_key,
+            "train": train,
+            "heldout": outside(problem.heldout, problem.whole_classes).images,
+        },
         work=settings.twin_recipe.epochs * (settings.twin_replay * len(train) + len(heldout)),
     )
     of_twin, of_original = _curriculum_stages(problem, original, twin, key_for(key, "curriculum"), settings, exclude)
@@ -127,7 +139,7 @@ def _curriculum_stages(
     """The models whose loss is CF, of the twin and of the original problem: G_c twice where it is "fresh"."""
     part, train = settings.part("curriculum"), problem.train.indices
     if settings.curriculum == "fresh":
-        left_out = problem.forget.indices if exclude is None else exclude
+        left_out = np.union1d(problem.forget.indices, [] if exclude is None else exclude).astype(np.int32)
         fresh = Stage(
             "curriculum",
             "curriculum model",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from tmu_jax.data import ForgetProblem
 from tmu_jax.stages import Progress, compute, given
@@ -44,6 +45,7 @@ def unlearn(
     recipe: Recipe | None = None,
     settings: TwinSettings | None = None,
     prediction: TwinPrediction | None = None,
+    exclude: np.ndarray | None = None,
     progress: Callable[[str], Progress] | None = None,
     **options: Any,
 ) -> UnlearnedModel:
@@ -53,10 +55,12 @@ def unlearn(
       method: a name in `METHODS`, or a method.
       problem: the request.
       original: the trained model, left intact.
-      key: a PRNG key. With the key of an experiment's record the result is the record's, to the last bit.
+      key: a PRNG key. With that of an experiment's record (and its recipe, settings and `exclude`) the result is the
+        record's, to the last bit.
       recipe: of the fine-tuning, in place of the method's own.
       settings: of the twin problem, for a method that needs generalization labels.
       prediction: labels that are known already; such a method predicts them here when None.
+      exclude: int32, further rows of the pool that the curriculum model must not see, see `predict_generalization`.
       progress: makes the progress function, called with (steps done, steps in all), of each named part.
       **options: of the method, see `Method.options`.
 
@@ -76,18 +80,22 @@ def unlearn(
             f"method={method!r} must be a name or a Method; a function goes into Method(name, run=function)"
         )
     method = method.configured(recipe, options)
-    model, labels = given("original", original), None
+    model, labels = given(original), None
     if method.needs == "prediction":
         if prediction is not None and len(prediction.easy) != len(problem.forget):
             raise ValueError(
                 f"prediction is of {len(prediction.easy)} images, the request of {len(problem.forget)}; they must agree"
             )
-        if prediction is not None:
-            labels = given("prediction", prediction)
+        if prediction is None:
+            labels = prediction_stage(problem, model, key, settings or DEFAULT_SETTINGS, exclude)
+        elif settings is None and exclude is None:
+            labels = given(prediction)
         else:
-            labels = prediction_stage(problem, model, key, settings or DEFAULT_SETTINGS)
-    elif settings is not None or prediction is not None:
-        raise ValueError(f"settings and prediction have no use: method {method.name!r} needs no generalization labels")
+            raise ValueError("settings and exclude have no use beside a prediction; give one or the other")
+    elif any(value is not None for value in (settings, prediction, exclude)):
+        raise ValueError(
+            f"settings, prediction and exclude have no use: method {method.name!r} needs no generalization labels"
+        )
     return compute(method.stage(problem, model, key, labels), progress)
 
 

@@ -80,7 +80,7 @@ def check(retain_share: float) -> None:
 
 
 def draws(problem: ForgetProblem, retain_share: float) -> float:
-    """Images of an epoch, and of the teachers' one pass over them."""
+    """Images of its one epoch, and of the teachers' pass over them."""
     return (1 + PASS_WORK) * (retain_share * len(problem.retain) + len(problem.forget))
 
 

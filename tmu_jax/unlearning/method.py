@@ -16,6 +16,9 @@ from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning.relabelling import Relabel
 from tmu_jax.unlearning.unlearned import UnlearnedModel, as_unlearned
 
+_TAKEN = frozenset(
+    {"problem", "original", "key", "recipe", "settings", "prediction", "exclude", "progress", "method", "easy"}
+)
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -55,6 +58,13 @@ class Method:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name={self.name!r} must be 1 to 64 letters, digits, '_', '.' or '-'")
+        if self.needs not in ("prediction", None):
+            raise ValueError(f"needs={self.needs!r} of method {self.name!r} must be 'prediction' or None")
+        if self.reference not in ("original", "gold", None):
+            raise ValueError(f"reference={self.reference!r} of method {self.name!r} must be 'original', 'gold' or None")
+        taken = sorted(set(self.options) & _TAKEN)
+        if taken:
+            raise ValueError(f"options of method {self.name!r} hold {taken[0]!r}, which every method is called with")
         if (self.relabel is None) == (self.run is None):
             raise ValueError(f"method {self.name!r} must have one of relabel and run")
         if self.relabel is not None and self.recipe is None:
@@ -108,6 +118,8 @@ class Method:
                 "forget": problem.forget.indices,
                 # Labels are drawn for every row of the pool, augmented copies included.
                 "pool": len(problem.pool.labels),
+                # A method may use D_test, whatever ours do.
+                "heldout": problem.heldout.images,
             },
             work=self.draws(problem, **self.options) * (1 if self.recipe is None else self.recipe.epochs),
         )
@@ -127,6 +139,10 @@ class Method:
         own = {"seconds_by_part": {"unlearning": watch.seconds}, "compile_seconds": watch.compile_seconds}
         model = found if isinstance(found, UnlearnedModel) else as_unlearned(found, **own)
         parts, compile_seconds, notes = model.seconds_by_part, model.compile_seconds, model.notes
+        if self.reference is None and model is found:  # What the method did around another one is its cost too.
+            besides = watch.seconds - math.fsum(parts.values())
+            parts = {**parts, "unlearning": parts.get("unlearning", 0.0) + max(0.0, besides)}
+            compile_seconds = max(compile_seconds, watch.compile_seconds)
         if prediction is not None:
             parts = {**prediction.seconds_by_part, **parts}
             compile_seconds += prediction.compile_seconds
