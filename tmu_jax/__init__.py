@@ -7,6 +7,7 @@ References:
 from tmu_jax import data, models
 from tmu_jax.cache import use_compilation_cache
 from tmu_jax.evaluation import Evaluation, evaluate
+from tmu_jax.preparation import Forgotten, Prepared, Rehearsal, forget, prepare, refresh, rehearse
 from tmu_jax.training import Recipe, Stream, TrainedModel, predict, train
 from tmu_jax.twin import TwinPrediction, TwinSettings, predict_generalization
 from tmu_jax.unlearning import (
@@ -25,8 +26,11 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "Evaluation",
+    "Forgotten",
     "Method",
+    "Prepared",
     "Recipe",
+    "Rehearsal",
     "Relabelling",
     "Stream",
     "TrainedModel",
@@ -36,9 +40,13 @@ __all__ = [
     "data",
     "equal_weights",
     "evaluate",
+    "forget",
     "models",
     "predict",
     "predict_generalization",
+    "prepare",
+    "refresh",
+    "rehearse",
     "train",
     "true_targets",
     "unlearn",

@@ -10,7 +10,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
 
-VERSIONS = {"training": 1, "twin_model": 1, "curriculum": 1, "features": 1, "prediction": 1}
+VERSIONS = {"training": 1, "twin_model": 1, "curriculum": 1, "features": 1, "prediction": 1, "bank": 1, "rehearsal": 1}
 """Versions of the code behind each kind of stage, part of its name: raise one when its numbers change. A method carries
 its own (`Method.version`). `tests/test_golden.py` fails where numbers change and the version does not."""
 
@@ -44,6 +44,7 @@ class Stage:
       parents: the stages that it needs, by the name of `make`'s argument.
       made_from: whatever else determines the value: JSON values, NumPy arrays and keys.
       work: about how long it takes, in images trained on.
+      is_kept: False where it takes seconds and is made anew from its parents rather than kept.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class Stage:
     parents: Mapping[str, "Stage"] = dataclasses.field(default_factory=dict)
     made_from: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     work: float = 0.0
+    is_kept: bool = True
 
     @functools.cached_property
     def name(self) -> str:
@@ -73,26 +75,48 @@ class Stage:
         return list({id(stage): stage for stage in [*found, self]}.values())
 
 
-def given(value: Any) -> Stage:
-    """A stage whose value is there already. It has no name that could be looked up."""
-    return Stage(GIVEN, GIVEN, lambda progress: value, type(value), made_from={"given": object()})
+class Keeper(Protocol):
+    """Where stages' values are kept between runs."""
+
+    def find(self, stage: Stage) -> Any | None:
+        """The value of a stage, or None where it is not there."""
+
+    def keep(self, stage: Stage, value: Any) -> None:
+        """Keeps it."""
 
 
-def compute(stage: Stage, progress: Callable[[str], Progress] | None = None) -> Any:
+def given(value: Any, made_from: Mapping[str, Any] | None = None) -> Stage:
+    """A stage whose value is there already.
+
+    Args:
+      value: the value.
+      made_from: what it is known by; without it neither it nor what is made from it has a name to be looked up.
+    """
+    return Stage(GIVEN, GIVEN, lambda progress: value, type(value), made_from=made_from or {"given": object()}, is_kept=False)
+
+
+def compute(stage: Stage, progress: Callable[[str], Progress] | None = None, keeper: Keeper | None = None) -> Any:
     """The value of a stage, with all that it needs computed before it, each once.
 
     Args:
       stage: what to compute.
       progress: makes the progress function of each stage, from its kind.
+      keeper: finds what was computed before, and keeps what is computed now.
 
     Returns:
       Its value.
     """
     values: dict[int, Any] = {}
     for one in stage.with_ancestors():
-        needed = {argument: values[id(parent)] for argument, parent in one.parents.items()}
-        report = ignore_progress if progress is None or one.is_given else progress(one.kind)
-        values[id(one)] = one.make(**needed, progress=report)
+        looked_up = keeper is not None and one.is_kept
+        found = keeper.find(one) if keeper is not None and looked_up else None
+        if found is None:
+            needed = {argument: values[id(parent)] for argument, parent in one.parents.items()}
+            report = ignore_progress if progress is None or one.is_given else progress(one.kind)
+            found = one.make(**needed, progress=report)
+            if keeper is not None and looked_up:
+                keeper.keep(one, found)
+        values[id(one)] = found
     return values[id(stage)]
 
 

@@ -192,6 +192,38 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float | None:
     return float(roc_auc_score(positive, scores)) if positive.min() != positive.max() else None
 
 
+def margins(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
+    """How far the true class's logit lies above the largest other one, float64[n]; arguments and errors as `correct`."""
+    correct(logits, labels)
+    values, own = np.array(logits, np.float64), (np.arange(len(np.asarray(labels))), np.asarray(labels))
+    true = values[own].copy()
+    values[own] = -np.inf
+    return true - values.max(1)
+
+
+def membership_auc(
+    forget_logits: ArrayLike, forget_labels: ArrayLike, test_logits: ArrayLike, test_labels: ArrayLike
+) -> float:
+    """How well the margin tells forgotten images from test images, in percent: 50 where a model never saw either.
+
+    Args:
+        forget_logits: float[n, classes], of the model on D_f.
+        forget_labels: int[n].
+        test_logits: float[m, classes], on images that it never saw.
+        test_labels: int[m].
+
+    Returns:
+        The area under the ROC curve, 0..100, above 50 where forgotten images have the larger margins.
+
+    Raises:
+        ValueError: as `correct`.
+    """
+    forgotten, unseen = margins(forget_logits, forget_labels), margins(test_logits, test_labels)
+    area = auc(np.concatenate([forgotten, unseen]), np.repeat([True, False], [len(forgotten), len(unseen)]))
+    assert area is not None
+    return 100.0 * area
+
+
 def _kl_from_logs(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
     # Rounding alone can take a divergence below 0.
     return np.maximum(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1), 0.0)

@@ -17,6 +17,7 @@ from tmu_jax.evaluation.metrics import (
     forget_gap,
     js_divergence,
     kl_divergence,
+    membership_auc,
 )
 
 
@@ -69,6 +70,7 @@ class Readouts:
     activation_distance: float | None = None
     kl: float | None = None  # KL(gold || unlearned), nats
     js: float | None = None  # nats
+    membership_auc: float | None = None  # percent, of the margin, D_f against test images
 
 
 def readouts(
@@ -98,8 +100,9 @@ def readouts(
         "forget_accuracy": accuracy(*forget),
         "retain_accuracy": accuracy(*retain),
     }
+    membership = membership_auc(forget_logits, forget_labels, *test)
     if gold_forget_logits is None:
-        return Readouts(**accuracies)
+        return Readouts(**accuracies, membership_auc=membership)
     return Readouts(
         **accuracies,
         forget_gap=forget_gap(accuracies["forget_accuracy"], accuracy(gold_forget_logits, forget_labels)),
@@ -107,4 +110,5 @@ def readouts(
         activation_distance=activation_distance(forget_logits, gold_forget_logits),
         kl=kl_divergence(gold_forget_logits, forget_logits),
         js=js_divergence(gold_forget_logits, forget_logits),
+        membership_auc=membership,
     )

@@ -32,6 +32,7 @@ class TwinPrediction:
       seconds_by_part: run time of "twin_model", "curriculum", "features" and "predictor".
       compile_seconds: tracing and compiling of all of them.
       notes: what a reader should know: warnings, degenerate cases.
+      targets: float32[n, classes], gold's predicted softmax, where a bank of models gives it (`tmu_jax.preparation`).
     """
 
     probability: np.ndarray
@@ -45,6 +46,7 @@ class TwinPrediction:
     seconds_by_part: dict[str, float]
     compile_seconds: float
     notes: tuple[str, ...]
+    targets: np.ndarray | None = None
 
 
 def scale_features(

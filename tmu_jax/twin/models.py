@@ -50,12 +50,24 @@ def train_twin(
     Raises:
       ValueError: when the request forgets whole classes only.
     """
-    draw_key, fit_key = jax.random.split(key)
-    recipe = dataclasses.replace(settings.twin_recipe, augment=original.recipe.augment)
     heldout = outside(problem.heldout, problem.whole_classes)
     if not len(heldout):
         raise ValueError(f"problem forgets whole classes {problem.whole_classes} only; they have no twin problem")
-    replayed = problem.train.indices
+    return train_with_heldout(original, problem.train, heldout, key, settings, progress)
+
+
+def train_with_heldout(
+    original: TrainedModel,
+    train: Split,
+    heldout: Split,
+    key: jax.Array,
+    settings: TwinSettings = DEFAULT_SETTINGS,
+    progress: Progress | None = None,
+) -> TrainedModel:
+    """The original model fine-tuned on D and held-out images, until it knows them; arguments as in `train_twin`."""
+    draw_key, fit_key = jax.random.split(key)
+    recipe = dataclasses.replace(settings.twin_recipe, augment=original.recipe.augment)
+    replayed = train.indices
     if settings.twin_replay < 1:
         replayed = _draw(replayed, settings.twin_replay, draw_key)
 
@@ -65,7 +77,7 @@ def train_twin(
 
     return _fine_tuned(
         original,
-        Split(problem.pool, np.concatenate([replayed, heldout.indices])),
+        Split(train.pool, np.concatenate([replayed, heldout.indices])),
         recipe,
         fit_key,
         progress=progress,

@@ -11,12 +11,15 @@ from tmu_jax.stages import Progress, compute, given
 from tmu_jax.training import Recipe, TrainedModel
 from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, TwinSettings, prediction_stage
 from tmu_jax.unlearning.bad_teacher import bad_teacher
+from tmu_jax.unlearning.bank_labels import bank_labels
 from tmu_jax.unlearning.finetune import finetune
 from tmu_jax.unlearning.method import Method
 from tmu_jax.unlearning.negative_gradient import negative_gradient
 from tmu_jax.unlearning.random_labeling import random_labeling
 from tmu_jax.unlearning.reference import original, retrain
 from tmu_jax.unlearning.relabelling import Relabelling, equal_weights, true_targets, wrong_targets
+from tmu_jax.unlearning.rewarm import rewarm, rewarm_twin
+from tmu_jax.unlearning.soft_twin import soft_twin
 from tmu_jax.unlearning.twin import twin, twin_negative_gradient
 from tmu_jax.unlearning.unlearned import UnlearnedModel
 
@@ -31,6 +34,10 @@ METHODS: dict[str, Method] = {
         bad_teacher,
         twin,
         twin_negative_gradient,
+        bank_labels,
+        rewarm,
+        soft_twin,
+        rewarm_twin,
     )
 }
 """Methods by name; add your own: `METHODS["mine"] = Method("mine", relabel, Recipe(epochs=2))`."""
@@ -59,7 +66,8 @@ def unlearn(
         record's, to the last bit.
       recipe: of the fine-tuning, in place of the method's own.
       settings: of the twin problem, for a method that needs generalization labels.
-      prediction: labels that are known already; such a method predicts them here when None.
+      prediction: labels that are known already; a method of the twin problem predicts them here when None. One that
+        needs a bank's takes them from `tmu_jax.prepare`.
       exclude: int32, further rows of the pool that the curriculum model must not see, see `predict_generalization`.
       progress: makes the progress function, called with (steps done, steps in all), of each named part.
       **options: of the method, see `Method.options`.
@@ -81,7 +89,12 @@ def unlearn(
         )
     method = method.configured(recipe, options)
     model, labels = given(original), None
-    if method.needs == "prediction":
+    if method.needs == "bank" and (prediction is None or prediction.targets is None):
+        raise ValueError(
+            f"prediction={prediction!r} has no targets: method {method.name!r} learns from a bank of models; "
+            "use tmu_jax.prepare(…) and forget(…, method=…)"
+        )
+    if method.needs is not None:
         if prediction is not None and len(prediction.easy) != len(problem.forget):
             raise ValueError(
                 f"prediction is of {len(prediction.easy)} images, the request of {len(problem.forget)}; they must agree"

@@ -17,8 +17,9 @@ from tmu_jax.unlearning.relabelling import Relabel
 from tmu_jax.unlearning.unlearned import UnlearnedModel, as_unlearned
 
 _TAKEN = frozenset(
-    {"problem", "original", "key", "recipe", "settings", "prediction", "exclude", "progress", "method", "easy"}
+    {"problem", "original", "key", "recipe", "settings", "prediction", "exclude", "progress", "method", "easy", "targets"}
 )
+NEEDS = ("prediction", "bank", None)
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -33,11 +34,14 @@ class Method:
     Attributes:
       name: letters, digits, `_`, `.` and `-`.
       relabel: makes the relabelling; see `Relabel`. The original model is fine-tuned on it by `recipe`.
-      recipe: the optimisation; its augmentation is the original's.
-      needs: "prediction" where `relabel` takes `easy=`, the generalization labels; None: nothing.
+      recipe: the optimisation; its augmentation is the original's. Or a function of the original's own recipe and the
+        options, `recipe(training, **options)`, for a method that goes on as the training did.
+      needs: "prediction" where `relabel` takes `easy=`, the generalization labels; "bank" where it takes `targets=` too,
+        the distributions that a bank of models gives; None: nothing.
       options: what `relabel` (or `run`) takes beside that, with the defaults.
       check: called with the options before any work; raises ValueError for values out of range.
       draws: images that an epoch draws, called with (problem, **options), for estimates of time; all of D by default.
+        Of all epochs together where the recipe is a function.
       run: for methods that are no relabelling: called as `run(problem, original, key, progress=…, **options)`, with
         `prediction=` where it is needed and `recipe=` where there is one; returns a `TrainedModel` or `UnlearnedModel`.
       reference: "original" or "gold" for the two ends of the scale: the experiments have those models already.
@@ -46,8 +50,8 @@ class Method:
 
     name: str
     relabel: Relabel | None = None
-    recipe: Recipe | None = None
-    needs: Literal["prediction"] | None = None
+    recipe: Recipe | Callable[..., Recipe] | None = None
+    needs: Literal["prediction", "bank"] | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     check: Callable[..., None] = lambda **options: None
     draws: Callable[..., float] = _every_image
@@ -58,8 +62,8 @@ class Method:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name={self.name!r} must be 1 to 64 letters, digits, '_', '.' or '-'")
-        if self.needs not in ("prediction", None):
-            raise ValueError(f"needs={self.needs!r} of method {self.name!r} must be 'prediction' or None")
+        if self.needs not in NEEDS:
+            raise ValueError(f"needs={self.needs!r} of method {self.name!r} must be one of {NEEDS}")
         if self.reference not in ("original", "gold", None):
             raise ValueError(f"reference={self.reference!r} of method {self.name!r} must be 'original', 'gold' or None")
         taken = sorted(set(self.options) & _TAKEN)
@@ -100,7 +104,7 @@ class Method:
         # The key for retraining is the training's own: a gold model can be had again by the key it was made with.
         own_key = key if self.reference is not None else key_for(key, f"method {self.name}")
         parents = {"original": original}
-        if self.needs == "prediction":
+        if self.needs is not None:
             assert prediction is not None, self.name
             parents["prediction"] = prediction
         return Stage(
@@ -111,7 +115,8 @@ class Method:
             self.version,
             parents,
             {
-                "recipe": None if self.recipe is None else dataclasses.asdict(self.recipe),
+                # Of a function the options and the version tell, and the original's name what it starts from.
+                "recipe": dataclasses.asdict(self.recipe) if isinstance(self.recipe, Recipe) else None,
                 "options": dict(self.options),
                 "key": own_key,
                 "train": problem.train.indices,
@@ -121,8 +126,12 @@ class Method:
                 # A method may use D_test, whatever ours do.
                 "heldout": problem.heldout.images,
             },
-            work=self.draws(problem, **self.options) * (1 if self.recipe is None else self.recipe.epochs),
+            work=self.work(problem),
         )
+
+    def work(self, problem: ForgetProblem) -> float:
+        """About how long it takes, in images trained on."""
+        return self.draws(problem, **self.options) * (self.recipe.epochs if isinstance(self.recipe, Recipe) else 1)
 
     def apply(
         self,
@@ -167,15 +176,22 @@ class Method:
         prediction: TwinPrediction | None,
         progress: Progress | None,
     ) -> TrainedModel:
+        recipe_or_none = self.recipe
+        if recipe_or_none is not None and not isinstance(recipe_or_none, Recipe):
+            recipe_or_none = recipe_or_none(original.recipe, **self.options)
         if self.run is not None:
-            recipe = {} if self.recipe is None else {"recipe": self.recipe}
+            recipe = {} if recipe_or_none is None else {"recipe": recipe_or_none}
             needed = {} if prediction is None else {"prediction": prediction}
             return self.run(problem, original, key, progress=progress, **recipe, **needed, **self.options)
-        if self.relabel is None or self.recipe is None:
+        if self.relabel is None or recipe_or_none is None:
             raise AssertionError(self.name)  # __post_init__ sees to it
         relabel_key, fit_key = jax.random.split(key)
-        recipe_as_trained = dataclasses.replace(self.recipe, augment=original.recipe.augment)
+        recipe_as_trained = dataclasses.replace(recipe_or_none, augment=original.recipe.augment)
         labels = {} if prediction is None else {"easy": prediction.easy}
+        if self.needs == "bank":
+            if prediction is None or prediction.targets is None:
+                raise ValueError(f"method {self.name!r} needs a prediction with targets, which a bank gives: see `prepare`")
+            labels["targets"] = prediction.targets
         relabelling = self.relabel(problem, original, relabel_key, **labels, **self.options)
         variables, losses = fit(
             original.module,

@@ -26,7 +26,8 @@ class Relabelling(NamedTuple):
 
 Relabel = Callable[..., Relabelling]
 """Called as `relabel(problem: ForgetProblem, original: TrainedModel, key, **options) -> Relabelling`; a method that
-needs a prediction gets `easy=`, bool[n] in the order of `problem.forget`, as well."""
+needs a prediction gets `easy=`, bool[n] in the order of `problem.forget`, as well, and one that needs a bank
+`targets=`, float32[n, classes]."""
 
 
 def true_targets(problem: ForgetProblem) -> np.ndarray:
@@ -49,6 +50,24 @@ def wrong_targets(problem: ForgetProblem, rows: np.ndarray, key: jax.Array) -> n
     targets = true_targets(problem)
     targets[rows] = one_hot((problem.pool.labels[rows] + shift) % problem.num_classes, problem.num_classes)
     return targets
+
+
+def soft_targets(problem: ForgetProblem, targets: np.ndarray) -> np.ndarray:
+    """One-hot labels of every row of the pool; of forgotten images `targets` float32[n, classes] in their place."""
+    every = true_targets(problem)
+    every[problem.forget.indices] = targets
+    return every
+
+
+def draw_retained(problem: ForgetProblem, count: int, key: jax.Array) -> np.ndarray:
+    """A random `count` of the retained rows, int32[count]; all of them where they are fewer.
+
+    Raises:
+      ValueError: where that is none.
+    """
+    if min(count, len(problem.retain)) < 1:
+        raise ValueError(f"a share of {len(problem.retain)} retained images that is {count} images leaves nothing to train on")
+    return np.asarray(jax.random.permutation(key, problem.retain.indices))[:count]
 
 
 def equal_weights(problem: ForgetProblem) -> np.ndarray:

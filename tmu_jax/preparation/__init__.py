@@ -1,0 +1,25 @@
+"""Prepare once, forget many: what no request changes, computed before any; then a request is only unlearning."""
+
+from tmu_jax.preparation.bank import Bank, BankModel, BankSettings
+from tmu_jax.preparation.building import prepare
+from tmu_jax.preparation.candidates import candidates, rehearse_candidates
+from tmu_jax.preparation.forgetting import Forgotten, forget
+from tmu_jax.preparation.prepared import Prepared
+from tmu_jax.preparation.refreshing import refresh
+from tmu_jax.preparation.rehearsal import Estimate, Rehearsal, rehearse
+
+__all__ = [
+    "Bank",
+    "BankModel",
+    "BankSettings",
+    "Estimate",
+    "Forgotten",
+    "Prepared",
+    "Rehearsal",
+    "candidates",
+    "forget",
+    "prepare",
+    "refresh",
+    "rehearse",
+    "rehearse_candidates",
+]

@@ -1,0 +1,266 @@
+"""What is known before any request: models, a bank's answers, a calibration; and what each request makes of it."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from tmu_jax.data import Dataset, ForgetProblem, Split
+from tmu_jax.evaluation.metrics import auc
+from tmu_jax.preparation.bank import Bank, BankModel, BankSettings
+from tmu_jax.preparation.calibration import Calibration, bank_features, shift_to_count
+from tmu_jax.stages import key_for
+from tmu_jax.training import TrainedModel
+from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, measure_features, predict_labels, train_curriculum
+
+if TYPE_CHECKING:
+    from tmu_jax.preparation.rehearsal import Rehearsal
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Prepared:
+    """Everything that requests share. A request leaves it as it is and returns the next one.
+
+    Attributes:
+      data: the images.
+      model: the classifier in service: M_o, or what the last request made of it.
+      original: M_o, trained on all of D; gold in every rehearsal.
+      twin: M_t, M_o fine-tuned with the held-out images until it knows them.
+      train: D without what was forgotten.
+      heldout: images that M_o never saw.
+      bank: answers of models that never saw an image; None: the published features.
+      bank_settings: how the bank was made.
+      calibration: of the bank, on the held-out images.
+      forgotten: int32[n] each, rows of each request so far.
+      rehearsals: what was rehearsed, for `forget(…, method="auto")`.
+      key: of all that is drawn.
+      costs: of each part of the preparation, in trainings of M_o.
+      seconds: run time of each part.
+    """
+
+    data: Dataset
+    model: TrainedModel
+    original: TrainedModel
+    twin: TrainedModel
+    train: Split
+    heldout: Split
+    bank: Bank | None
+    bank_settings: BankSettings
+    calibration: Calibration | None
+    key: jax.Array
+    forgotten: tuple[np.ndarray, ...] = ()
+    rehearsals: "tuple[Rehearsal, ...]" = ()
+    costs: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def problem(self, indices: Iterable[int]) -> ForgetProblem:
+        """The request to forget training images, as the methods take it.
+
+        Args:
+          indices: rows of `data.train_images`, no two equal, of any classes.
+
+        Returns:
+          The problem; D is what earlier requests left of it.
+
+        Raises:
+          TypeError: indices that are no integers.
+          ValueError: none, repeated, out of range or forgotten already, or nothing would stay.
+        """
+        rows = self._checked(indices)
+        retain = np.setdiff1d(self.train.indices, rows).astype(np.int32)
+        if not len(retain):
+            raise ValueError(f"indices names all {len(rows)} images that are left; at least one must stay")
+        pool = self.data.pool
+        classes = np.unique(pool.labels[rows])
+        heldout = self.heldout.indices[np.isin(self.heldout.labels, classes)]
+        return ForgetProblem(
+            pool=pool,
+            train=self.train,
+            forget=Split(pool, rows),
+            retain=Split(pool, retain),
+            heldout=Split(pool, heldout),
+            test=self.test,
+            target_classes=tuple(classes.tolist()),
+            heldout_source="test",
+            ratio="all",
+            seed=0,
+            whole_classes=tuple(np.setdiff1d(classes, pool.labels[retain]).tolist()),
+            notes=(),
+        )
+
+    def twin_problem(self, rows: np.ndarray) -> ForgetProblem:
+        """The rehearsal: to forget held-out images from M_t, which knows them, and M_o is gold.
+
+        Args:
+          rows: int32[n], of `heldout`; the other held-out images are neither drawn nor forgotten.
+        """
+        pool = self.data.pool
+        return ForgetProblem(
+            pool=pool,
+            train=Split(pool, np.concatenate([self.train.indices, rows])),
+            forget=Split(pool, rows),
+            retain=self.train,
+            heldout=Split(pool, rows[:0]),
+            test=self.test,
+            target_classes=tuple(np.unique(pool.labels[rows]).tolist()),
+            heldout_source="test",
+            ratio="all",
+            seed=0,
+            whole_classes=(),
+            notes=("a rehearsal: held-out images are forgotten from the twin model",),
+        )
+
+    def prediction(self, problem: ForgetProblem, published: bool = False) -> TwinPrediction:
+        """Which forgotten images gold is predicted to get right, and with a bank its softmax on them.
+
+        Args:
+          problem: from `problem`.
+          published: take the paper's features where there is a bank too: a curriculum model is trained then.
+        """
+        if self.bank is None or published:
+            key = key_for(self.key, f"request {len(self.forgotten)}")
+            curriculum = train_curriculum(problem, self.model, key_for(key, "curriculum"))
+            features = measure_features(problem, self.model, self.twin, (curriculum, curriculum))
+            return predict_labels(problem, features, key_for(key, "predictor"), DEFAULT_SETTINGS)
+        assert self.calibration is not None
+        labels = problem.forget.labels
+        answers = self.bank.answers(problem.forget.indices)
+        predicted = self.calibration.predict(answers, labels)
+        features = bank_features(answers, labels)
+        return self._as_prediction(predicted.probability, predicted.targets, labels, features, problem)
+
+    def twin_prediction(self, problem: ForgetProblem) -> TwinPrediction:
+        """The same for a rehearsal: each held-out image's numbers are from a fit without it.
+
+        Raises:
+          ValueError: without a bank.
+        """
+        if self.bank is None or self.calibration is None:
+            raise ValueError("folds=0 leaves no bank, and only a bank predicts for a rehearsal; prepare with folds=2")
+        place = np.searchsorted(self.heldout.indices, problem.forget.indices)
+        predicted, labels = self.calibration.heldout, problem.forget.labels
+        features = bank_features(self.bank.answers(problem.forget.indices), labels)
+        return self._as_prediction(predicted.probability[place], predicted.targets[place], labels, features, problem)
+
+    def likeness(self, problem: ForgetProblem) -> float:
+        """How well D_f and held-out images can be told apart by the bank's features: an AUC, 50 where they are alike.
+
+        The published method assumes that they are drawn alike. Each feature tells them apart in one direction or the
+        other; the one that does so best is returned, in percent, 50 to 100. Without a bank 50.
+        """
+        if self.bank is None:
+            return 50.0
+        sets = [
+            bank_features(self.bank.answers(split.indices), split.labels) for split in (problem.forget, self.heldout)
+        ]
+        forgotten = np.repeat([True, False], [len(sets[0]), len(sets[1])])
+        areas = [auc(_ranks(column), forgotten) for column in np.concatenate(sets).T]
+        return 100 * max(max(area, 1 - area) for area in areas if area is not None)
+
+    def debt(self) -> dict[str, int]:
+        """How many forgotten images each model in use was trained on, by the model's name; models without debt too."""
+        gone = self._all_forgotten()
+        found = {"original (gold of rehearsals)": len(gone), "twin (rehearsals)": len(gone)}
+        for repetition, models in enumerate(self.bank.models if self.bank is not None else []):
+            for fold, model in enumerate(models):
+                found[f"bank {repetition}.{fold}"] = int(np.isin(model.trained, gone).sum())
+        return found
+
+    def after(self, rows: np.ndarray, model: TrainedModel) -> "Prepared":
+        """What the next request starts from: the rows are gone, and the model is the one that forgot them."""
+        left = np.setdiff1d(self.train.indices, rows).astype(np.int32)
+        bank = None if self.bank is None else self.bank.without(rows)
+        return dataclasses.replace(
+            self, model=model, train=Split(self.data.pool, left), forgotten=(*self.forgotten, rows), bank=bank
+        )
+
+    def retraining_work(self, problem: ForgetProblem | None = None) -> float:
+        """Images that a retraining trains on: the budget of a request is a share of it."""
+        return self.original.recipe.epochs * len(self.train if problem is None else problem.retain)
+
+    @functools.cached_property
+    def test(self) -> Split:
+        """All test images."""
+        num_train, num_test = len(self.data.train_labels), len(self.data.test_labels)
+        return Split(self.data.pool, np.arange(num_train, num_train + num_test, dtype=np.int32))
+
+    def _all_forgotten(self) -> np.ndarray:
+        return np.concatenate([*self.forgotten, np.zeros(0, np.int32)])
+
+    def _as_prediction(
+        self,
+        probability: np.ndarray,
+        targets: np.ndarray,
+        labels: np.ndarray,
+        features: np.ndarray,
+        problem: ForgetProblem,
+    ) -> TwinPrediction:
+        assert self.calibration is not None
+        expected_wrong = round(float(np.sum(1 - probability)))
+        known = self.calibration.heldout.probability
+        return TwinPrediction(
+            probability=probability.astype(np.float32),
+            easy=probability >= 0.5,
+            heldout_probability=known.astype(np.float32),
+            heldout_easy_predicted=known >= 0.5,
+            heldout_easy=self.calibration.heldout_right,
+            twin_features=np.zeros((0, 3), np.float32),
+            original_features=features.astype(np.float32),
+            eps=0.0,
+            seconds_by_part={},
+            compile_seconds=0.0,
+            notes=problem.notes,
+            targets=shift_to_count(targets, labels, expected_wrong),
+        )
+
+    def _checked(self, indices: Iterable[int]) -> np.ndarray:
+        rows = np.asarray(list(indices) if not isinstance(indices, np.ndarray) else indices)
+        if rows.size == 0:
+            raise ValueError("indices is empty; name at least one training image")
+        if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+            raise TypeError(f"indices must be integers [n], rows of the training images; got {rows.dtype}{rows.shape}")
+        num_train = len(self.data.train_labels)
+        outside = rows[(rows < 0) | (rows >= num_train)]
+        if len(outside):
+            raise ValueError(f"indices holds {outside[0]}; training images are numbered 0..{num_train - 1}")
+        values, counts = np.unique(rows, return_counts=True)
+        if (counts > 1).any():
+            raise ValueError(f"indices names {values[counts > 1][0]} twice; name each image once")
+        gone = rows[np.isin(rows, self._all_forgotten())]
+        if len(gone):
+            raise ValueError(f"indices holds {gone[0]}, which an earlier request forgot already")
+        unknown = rows[~np.isin(rows, self.train.indices)]
+        if len(unknown):
+            raise ValueError(f"indices holds {unknown[0]}, which the model was not trained on")
+        return rows.astype(np.int32)
+
+    def __repr__(self) -> str:
+        bank = "no bank" if self.bank is None else f"a bank of {len(self.bank)} models"
+        cost = sum(self.costs.values())
+        return (
+            f"Prepared({self.data.name}: {len(self.train)} images, {sum(map(len, self.forgotten))} forgotten in "
+            f"{len(self.forgotten)} requests, {len(self.heldout)} held out, {bank}; cost {cost:.2f} trainings)"
+        )
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Values as ranks in 0..1, which an AUC of a score of any range can take."""
+    order = np.unique(values, return_inverse=True)[1]
+    return order / max(1, order.max())
+
+
+def bank_of(models: list[BankModel], settings: BankSettings, num_rows: int, key: jax.Array) -> Bank | None:
+    """The bank of models that come repetition by repetition; None without any."""
+    if not models:
+        return None
+    seed = int(np.asarray(jax.random.key_data(key_for(key, "bank draws"))).ravel()[-1])
+    by_repetition = [models[i : i + settings.folds] for i in range(0, len(models), settings.folds)]
+    return Bank(by_repetition, num_rows, seed)
+
+
+def summary(prepared: Prepared) -> list[tuple[str, float, Any]]:
+    """The table of costs: part, trainings, seconds."""
+    return [(part, cost, prepared.seconds.get(part)) for part, cost in prepared.costs.items()]

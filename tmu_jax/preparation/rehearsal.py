@@ -1,0 +1,242 @@
+"""Rehearsal: how well a method will do, told without a gold model.
+
+Held-out images are forgotten from the twin model exactly as D_f will be from the one in service, and M_o, which never
+saw them, is that problem's gold.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from tmu_jax.data import Split
+from tmu_jax.evaluation import metrics
+from tmu_jax.preparation.prepared import Prepared
+from tmu_jax.stages import VERSIONS, Progress, Stage, compute, given, key_for
+from tmu_jax.training import TrainedModel, predict
+from tmu_jax.unlearning import METHODS, Method
+
+Z = 1.959963984540054
+"""Half width of a 95 % interval in standard errors."""
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Rehearsal:
+    """What forgetting held-out images from the twin model came to, beside M_o.
+
+    Attributes:
+      method: the method's name.
+      options: its options.
+      size: how many images were forgotten at once.
+      repeats: how often, each time others.
+      share: its cost as a share of retraining.
+      forget_accuracy: percent, of what was left.
+      gold_accuracy: percent, of M_o on the same images.
+      gap: points between the two.
+      agreement: percent of the images on which both are right or both wrong.
+      distance: mean activation distance to M_o.
+      test_loss: points of test accuracy below M_o's, on test images that are not held out.
+      untouched: agreement, gap and distance of the twin model before it forgot: the floor.
+      seconds: run time of the unlearning, of one repeat.
+    """
+
+    method: str
+    options: dict[str, Any]
+    size: int
+    repeats: int
+    share: float
+    forget_accuracy: Estimate
+    gold_accuracy: float
+    gap: Estimate
+    agreement: Estimate
+    distance: Estimate
+    test_loss: Estimate
+    untouched: dict[str, float]
+    seconds: float
+
+    def __post_init__(self) -> None:
+        # What was kept as JSON comes back as plain tuples.
+        for name in ("forget_accuracy", "gap", "agreement", "distance", "test_loss"):
+            object.__setattr__(self, name, Estimate(*getattr(self, name)))
+
+    @property
+    def misalignment(self) -> float:
+        """What `auto` and every choice of a recipe makes small: disagreement, gap, lost test accuracy and a hundred
+        activation distances, all in points."""
+        return 100 - self.agreement.value + self.gap.value + max(0.0, self.test_loss.value) + 100 * self.distance.value
+
+
+def rehearse(
+    prepared: Prepared,
+    method: str | Method,
+    *,
+    size: int | None = None,
+    repeats: int = 1,
+    key: jax.Array | None = None,
+    progress: Callable[[str], Progress] | None = None,
+    **options: Any,
+) -> Rehearsal:
+    """Forgets held-out images from the twin model, and compares with M_o.
+
+    Args:
+      prepared: from `prepare`.
+      method: a name in `METHODS`, or a method.
+      size: how many of the held-out images are forgotten at once; all of them by default.
+      repeats: how many random subsets of that size.
+      key: a PRNG key; the preparation's by default.
+      progress: makes the progress function of each named part.
+      **options: of the method.
+
+    Returns:
+      The readouts, with 95 % intervals: over the images, or over the repeats where they spread further.
+
+    Raises:
+      ValueError: for a size beyond the held-out images, a method without a rehearsal, or a budget of no step.
+    """
+    method = as_method(method).configured(None, options)
+    heldout = prepared.heldout
+    size = len(heldout) if size is None else size
+    if not 1 <= size <= len(heldout) or repeats < 1:
+        raise ValueError(
+            f"size={size}, repeats={repeats}: there are {len(heldout)} held-out images, and at least one must be forgotten"
+        )
+    if method.reference is not None or method.needs == "prediction":
+        raise ValueError(f"method {method.name!r} cannot be rehearsed: it retrains, or learns its labels from the rehearsal")
+    key = key_for(prepared.key, "rehearsal") if key is None else key
+    before = _Outputs.of(prepared, prepared.twin)
+    gold = _Outputs.of(prepared, prepared.original)
+    runs = []
+    for repeat in range(repeats):
+        own = key_for(key, f"{method.name} {repeat}")
+        drawn = np.sort(np.asarray(jax.random.permutation(key_for(own, "draw"), len(heldout)))[:size])
+        problem = prepared.twin_problem(heldout.indices[drawn])
+        prediction = given(prepared.twin_prediction(problem)) if method.needs == "bank" else None
+        left = compute(method.stage(problem, given(prepared.twin), own, prediction), progress)
+        share = method.work(problem) / prepared.retraining_work(problem)
+        runs.append(_Run(drawn, _Outputs.of(prepared, left), share, left.seconds))
+    return _read(prepared, method, size, runs, before, gold)
+
+
+class _Outputs(NamedTuple):
+    """Logits on the held-out images, float32[n, classes], and right or wrong on the other test images, bool[m]."""
+
+    heldout: np.ndarray
+    test_right: np.ndarray
+
+    @classmethod
+    def of(cls, prepared: Prepared, model: TrainedModel) -> "_Outputs":
+        others = Split(prepared.data.pool, np.setdiff1d(prepared.test.indices, prepared.heldout.indices))
+        right = np.zeros(0, bool)
+        if len(others):
+            right = metrics.correct(predict(model, others)[0], others.labels)
+        return cls(predict(model, prepared.heldout)[0], right)
+
+
+class _Run(NamedTuple):
+    drawn: np.ndarray
+    left: _Outputs
+    share: float
+    seconds: float
+
+
+def _read(
+    prepared: Prepared, method: Method, size: int, runs: Sequence[_Run], before: _Outputs, gold: _Outputs
+) -> Rehearsal:
+    labels = prepared.heldout.labels
+    gold_right = metrics.correct(gold.heldout, labels)
+    known = metrics.correct(before.heldout, labels)
+    rights = [metrics.correct(run.left.heldout, labels)[run.drawn] for run in runs]
+    of_gold = [gold_right[run.drawn] for run in runs]
+    agrees = [100.0 * (right == golds) for right, golds in zip(rights, of_gold, strict=True)]
+    distances = [
+        metrics.activation_distances(run.left.heldout[run.drawn], gold.heldout[run.drawn]) for run in runs
+    ]
+    excess = [100.0 * (right.astype(float) - golds) for right, golds in zip(rights, of_gold, strict=True)]
+    losses = [100.0 * (gold.test_right.astype(float) - run.left.test_right) for run in runs]
+    signed = _estimate(excess)
+    gap = Estimate(
+        float(np.mean([abs(part.mean()) for part in excess])),
+        0.0 if signed.low <= 0 <= signed.high else min(abs(signed.low), abs(signed.high)),
+        max(abs(signed.low), abs(signed.high)),
+    )
+    # Signed, images right and wrong cancel as they do in a gap; its ends are the gap's.
+    everywhere = np.concatenate([run.drawn for run in runs])
+    return Rehearsal(
+        method=method.name,
+        options=dict(method.options),
+        size=size,
+        repeats=len(runs),
+        share=runs[0].share,
+        forget_accuracy=_estimate([100.0 * right for right in rights]),
+        gold_accuracy=100.0 * float(np.mean(np.concatenate(of_gold))),
+        gap=gap,
+        agreement=_estimate(agrees),
+        distance=_estimate(distances),
+        test_loss=_estimate(losses) if len(gold.test_right) else Estimate(0.0, 0.0, 0.0),
+        untouched={
+            "agreement": metrics.agreement(known[everywhere], gold_right[everywhere]),
+            "gap": 100.0 * abs(float(np.mean(known[everywhere])) - float(np.mean(gold_right[everywhere]))),
+            "distance": metrics.activation_distance(before.heldout[everywhere], gold.heldout[everywhere]),
+        },
+        seconds=float(np.mean([run.seconds for run in runs])),
+    )
+
+
+def _estimate(parts: Sequence[np.ndarray]) -> Estimate:
+    """The mean over all images of all repeats, and its interval: over images, or over repeats where it is wider."""
+    values = np.concatenate(parts).astype(np.float64)
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    if len(parts) > 1:
+        means = np.array([part.mean() for part in parts])
+        error = max(error, float(means.std(ddof=1)) / math.sqrt(len(parts)))
+    mean = float(values.mean())
+    return Estimate(mean, float(mean - Z * error), float(mean + Z * error))
+
+
+def rehearsal_stage(prepared: Stage, method: Method, size: int, repeats: int = 1) -> Stage:
+    """A rehearsal as a stage; arguments as in `rehearse`, the preparation as a stage."""
+
+    def make(prepared: Prepared, progress: Progress) -> Rehearsal:
+        return rehearse(
+            prepared, method, size=size, repeats=repeats, progress=lambda part: progress, **method.options
+        )
+
+    return Stage(
+        "rehearsal",
+        f"rehearsal of {method.name}",
+        make,
+        Rehearsal,
+        VERSIONS["rehearsal"],
+        {"prepared": prepared},
+        {
+            "method": method.name,
+            "version": method.version,
+            "options": dict(method.options),
+            "size": size,
+            "repeats": repeats,
+        },
+    )
+
+
+def as_method(method: str | Method) -> Method:
+    """A method by its name.
+
+    Raises:
+      ValueError: for a name that is none.
+    """
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise ValueError(f"method={method!r} is unknown; choose one of {sorted(METHODS)} or give a Method")
+        return METHODS[method]
+    return method
