@@ -65,7 +65,7 @@ class Cells:
         self._settings, self._request, self._display, self._cache = settings, request, display, cache
         self._graph = Graph(settings, request, module)
         self._stages = Stages(store, module, display, self._where)
-        self._entries = Entries(settings, data, request)
+        self._entries = Entries(self._graph, data)
 
     def run(self, todo: Sequence[str]) -> Iterator[Found]:
         """Yields what one method after another adds, floors last."""
