@@ -13,7 +13,7 @@ from experiments.protocol.settings import Settings
 from experiments.protocol.stages import Stages
 from tmu_jax import evaluation
 from tmu_jax.data import Dataset
-from tmu_jax.stages import Stage
+from tmu_jax.stages import Stage, stage_hash
 from tmu_jax.store import StageStore
 from tmu_jax.training import TrainedModel
 from tmu_jax.unlearning.reference import as_reference
@@ -65,7 +65,7 @@ class Cells:
         self._settings, self._request, self._display, self._cache = settings, request, display, cache
         self._graph = Graph(settings, request, module)
         self._stages = Stages(store, module, display, self._where)
-        self._entries = Entries(settings, data, request)
+        self._entries = Entries(self._graph, data)
 
     def run(self, todo: Sequence[str]) -> Iterator[Found]:
         """Yields what one method after another adds, floors last."""
@@ -114,8 +114,8 @@ class Cells:
     def _outputs(self, stage: Stage, model: TrainedModel) -> evaluation.Outputs:
         """A model's outputs on the sets of the problem; those of original and gold models are kept."""
         problem = self._request.problem
-        sets = [getattr(problem, field).indices.tobytes() for field in evaluation.Outputs._fields]
-        cell = f"{stage.name} {hash(tuple(sets))}"
+        sets = {field: getattr(problem, field).indices for field in evaluation.Outputs._fields}
+        cell = f"{stage.name} {stage_hash(sets)}"
         if cell in self._cache:
             return self._cache[cell]
         self._display.start(f"evaluating {stage.label}, {self._where}")

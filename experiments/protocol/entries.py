@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from experiments.protocol.graph import Graph
 from experiments.protocol.records import Record
-from experiments.protocol.requests import Request
-from experiments.protocol.settings import Settings
+from experiments.protocol.requests import FLOORS
 from tmu_jax import evaluation, twin
 from tmu_jax.data import Dataset
 from tmu_jax.evaluation import metrics
@@ -18,9 +18,9 @@ from tmu_jax.unlearning import UnlearnedModel
 class Entries:
     """Makes the entries of one request under one arm's settings; nothing is computed but readouts."""
 
-    def __init__(self, settings: Settings, data: Dataset, request: Request) -> None:
-        """Args: settings, data, request: whose entries."""
-        self._settings, self._data, self._request = settings, data, request
+    def __init__(self, graph: Graph, data: Dataset) -> None:
+        """Args: graph: of the request whose entries they are; data: its data set."""
+        self._graph, self._settings, self._data, self._request = graph, graph.settings, data, graph.request
 
     def of_method(
         self,
@@ -37,12 +37,13 @@ class Entries:
             "compile_seconds": model.compile_seconds,
             "retraining_share": model.seconds / gold.seconds,
             "seconds_by_part": model.seconds_by_part,
+            "stage_by_part": self._graph.parts(name),
         }
-        records = []
+        records, stage = [], self._graph.shown(name)[name].name
         for target, only_class in self._targets():
             readouts, outside = evaluation.compare(problem, outputs, gold_outputs, only_class)
             record = {
-                **self._base(target, name),
+                **self._base(target, name, stage),
                 **dataclasses.asdict(readouts),
                 "test_accuracy_outside_heldout": outside,
             }
@@ -59,10 +60,12 @@ class Entries:
             "seconds_by_part": prediction.seconds_by_part,
             "seconds": sum(prediction.seconds_by_part.values()),
             "compile_seconds": prediction.compile_seconds,
+            "stage_by_part": self._graph.parts(name),
         }
+        stage = self._graph.shown(name)[name].name
         return [
             {
-                **self._base(target, name),
+                **self._base(target, name, stage),
                 **self._quality(prediction, gold_outputs, only_class),
                 **costs,
                 "notes": list(prediction.notes),
@@ -77,11 +80,11 @@ class Entries:
         second_outputs: evaluation.Outputs,
     ) -> list[Record]:
         """Records of the three floors."""
-        problem, records = self._request.problem, []
+        problem, records, shown = self._request.problem, [], self._graph.shown(FLOORS)
         for target, only_class in self._targets():
             found = evaluation.floors(problem, gold_outputs, original_outputs, second_outputs, only_class)
             for name, floor in found.items():
-                record = {**self._base(target, name), **floor._asdict(), "notes": []}
+                record = {**self._base(target, name, shown[name].name), **floor._asdict(), "notes": []}
                 if name == "floor_gold_gold":
                     readouts, _ = evaluation.compare(problem, second_outputs, gold_outputs, only_class)
                     record |= dataclasses.asdict(readouts)
@@ -129,7 +132,7 @@ class Entries:
                 entries.append({**entry, **columns, "easy": easy[chosen].tolist()})
         return entries
 
-    def _base(self, target: int | str, method: str) -> Record:
+    def _base(self, target: int | str, method: str, stage: str) -> Record:
         settings, problem = self._settings, self._request.problem
         return {
             "experiment": settings.experiment,
@@ -153,6 +156,7 @@ class Entries:
             "seed": self._request.seed,
             **{f"{purpose}_seed": seed for purpose, seed in self._request.seeds._asdict().items()},
             "method": method,
+            "stage": stage,
         }
 
     def _targets(self) -> list[tuple[int | str, int | None]]:

@@ -18,6 +18,9 @@ from tmu_jax.training import TrainedModel
 from tmu_jax.twin import prediction_stage
 from tmu_jax.unlearning import METHODS, Method
 
+_PARTS = {"twin_model": "twin_model", "curriculum": "curriculum", "features": "features", "prediction": "predictor"}
+"""Parts of a method's seconds by the kind of stage that they are spent on."""
+
 
 class Graph:
     """The stages of one request under one arm's settings. A plan walks them, a run computes or finds them."""
@@ -73,6 +76,25 @@ class Graph:
         labels = self.prediction if method.needs == "prediction" else None
         return method.stage(self.request.problem, self.original, self.unlearning_key, labels)
 
+    def shown(self, name: str) -> dict[str, Stage]:
+        """What the records of a method, or of `FLOORS`, show, by the records' `method`: a model or the labels alone."""
+        if name == FLOORS:
+            golds = {"floor_gold_gold": self.second_gold, "floor_majority": self.gold}
+            return {**golds, "floor_count_matched": self.original}
+        return {name: self.prediction if self.stops_at_labels(name) else self.model(name)}
+
+    def parts(self, name: str) -> dict[str, str]:
+        """The names of the stages that a method predicts with, by part of its seconds: requests and methods share them.
+
+        The curriculum's are two where it is each problem's own model after its first epoch.
+        """
+        (stage,) = self.shown(name).values()
+        found: dict[str, list[str]] = {}
+        for one in stage.with_ancestors():
+            if one.kind in _PARTS:
+                found.setdefault(_PARTS[one.kind], []).append(one.name)
+        return {part: " ".join(names) for part, names in found.items()}
+
     def stops_at_labels(self, name: str) -> bool:
         """Whether this arm wants a method's generalization labels alone."""
         return not self.settings.unlearn and METHODS[name].needs == "prediction"
@@ -83,12 +105,7 @@ class Graph:
         Args:
           todo: names in `METHODS`, and `FLOORS`.
         """
-        last = [self.original, self.gold]
-        for name in todo:
-            if name == FLOORS:
-                last.append(self.second_gold)
-            else:
-                last.append(self.prediction if self.stops_at_labels(name) else self.model(name))
+        last = [self.original, self.gold, *(stage for name in todo for stage in self.shown(name).values())]
         return list({stage.name: stage for end in last for stage in end.with_ancestors()}.values())
 
     def evaluations(self, todo: Sequence[str]) -> dict[tuple[str, str], float]:

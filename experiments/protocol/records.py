@@ -7,8 +7,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments.protocol.requests import FLOORS, Request
-from experiments.protocol.settings import Settings
+from experiments.protocol.graph import Graph
+from experiments.protocol.requests import FLOORS
 from experiments.report.files import read_config, read_features, read_records, read_samples
 from experiments.report.samples import cell_of, disagreements
 
@@ -21,28 +21,41 @@ PROVENANCE = ("command", "versions", "device", "git_revision", "data_source", "w
 class RecordTable:
     """The entries of an output folder: results.jsonl, and for pictures and intervals features.json and samples.json."""
 
-    def __init__(self, output: pathlib.Path, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, output: pathlib.Path, config: Mapping[str, Any], say: Callable[[str], None] = lambda sentence: None
+    ) -> None:
         """Reads what is there.
 
         Args:
           output: the folder.
           config: what config.json is to say; its provenance is that of every new record.
+          say: is told of records that give way to those of another stage.
 
         Raises:
           ValueError: a file is broken; it names the file and the line.
         """
-        self._output = output
+        self._output, self._say = output, say
         self._runs = with_run(config, output)["runs"]
         self.run = list(self._runs)[-1]
         self.records: list[Record] = read_records(output) if (output / "results.jsonl").exists() else []
         self._features, self._samples = read_features(output), read_samples(output)
         self._done = self._complete()
 
-    def missing(self, settings: Settings, request: Request) -> list[str]:
-        """The request's methods, and "floors", that have no records yet, or none that their samples bear out."""
+    def missing(self, graph: Graph) -> list[str]:
+        """The request's methods, and "floors", that have no records yet, or none that still hold.
+
+        Records hold where their samples bear them out and they are of the stage that the settings, the method and the
+        versions give now; those that name no stage were written before records did.
+        """
+        settings, request = graph.settings, graph.request
         cell = (settings.variant, settings.num_forget, settings.ratio, request.name, request.seed)
-        todo = [name for name in settings.methods if (cell, name) not in self._done]
-        return todo + ([] if (cell, "floor_gold_gold") in self._done else [FLOORS])
+        shown = _stages_shown(self.records)
+        todo = []
+        for name in (*settings.methods, FLOORS):
+            holds = all(shown.get((cell, row)) == {stage.name} for row, stage in graph.shown(name).items())
+            if not holds or (cell, "floor_gold_gold" if name == FLOORS else name) not in self._done:
+                todo.append(name)
+        return todo
 
     def add(self, records: Sequence[Record], features: Sequence[Record], samples: Sequence[Record]) -> None:
         """Puts entries in the place of those of the same cells, all three kinds, and writes the files anew.
@@ -52,6 +65,7 @@ class RecordTable:
         # What was not measured is not there.
         known = [{key: value for key, value in record.items() if value is not None} for record in records]
         named = [{**record, "run": self.run} for record in known]
+        before, now = _stages_shown(self.records), _stages_shown(named)
         self.records = _replaced(self.records, named, lambda entry: (cell_of(entry), entry["method"]))
         self._samples = _replaced(self._samples, samples, lambda entry: (cell_of(entry), entry["method"]))
         self._features = _replaced(self._features, features, cell_of)
@@ -61,6 +75,10 @@ class RecordTable:
                 write_whole(self._output / f"{name}.json", "[\n" + ",\n".join(map(_line, entries)) + "\n]\n")
         write_whole(self._output / "results.jsonl", "".join(_line(record) + "\n" for record in self.records))
         self._done |= {(cell_of(record), record["method"]) for record in named}
+        for cell, method in now:
+            if before.get((cell, method), now[cell, method]) != now[cell, method]:
+                *_, request, seed = cell
+                self._say(f"{request}, seed {seed}: the record of {method} was of another stage; it is replaced")
 
     def _complete(self) -> set[tuple[tuple[Any, ...], str]]:
         """Cells and methods that have records and samples of the same run."""
@@ -99,6 +117,14 @@ def _replaced(held: Sequence[Record], new: Sequence[Record], key: Callable[[Reco
     return [entry for entries in (groups | fresh).values() for entry in entries]
 
 
+def _stages_shown(records: Sequence[Record]) -> dict[tuple[tuple[Any, ...], str], set[str | None]]:
+    """The stages that the records of each cell and method name, one where all is well."""
+    found: dict[tuple[tuple[Any, ...], str], set[str | None]] = {}
+    for record in records:
+        found.setdefault((cell_of(record), record["method"]), set()).add(record.get("stage"))
+    return found
+
+
 def _line(entry: Record) -> str:
     return json.dumps(entry, separators=(",", ":"))
 
@@ -106,25 +132,26 @@ def _line(entry: Record) -> str:
 def _amortise(records: Sequence[Record]) -> None:
     """Divides the seconds of each shared part among its users, in `seconds_amortised`.
 
-    The methods of a cell share what they predict with; the curriculum model is shared by the requests as well.
+    Users are the methods and requests of an arm and seed whose part is one stage: methods share what they predict
+    with, and requests a curriculum model, where it is one for all. Records that name no stages keep what they say.
     """
+
+    def place(record: Record, part: str) -> tuple[Any, ...]:
+        arm = tuple(record[key] for key in ("variant", "num_forget", "ratio", "seed"))
+        return (*arm, part, record["stage_by_part"][part])
+
+    users: dict[tuple[Any, ...], set[tuple[str, str]]] = {}
     for record in records:
-        if record.get("seconds") is None:
+        for part in record.get("stage_by_part", {}):
+            users.setdefault(place(record, part), set()).add((record["request"], record["method"]))
+    for record in records:
+        if record.get("seconds") is None or "stage_by_part" not in record:
             continue
-        kin = [
-            other
-            for other in records
-            if other.get("seconds_by_part") is not None
-            and all(other[key] == record[key] for key in ("variant", "requests", "seed", "num_forget", "ratio"))
-        ]
-        cell = [other for other in kin if other["target_class"] == record["target_class"]]
-        users = {
-            part: sum(part in other["seconds_by_part"] for other in (kin if across_requests else cell))
-            for part in record["seconds_by_part"]
-            for across_requests in [part == "curriculum" and record["requests"] == "each"]
-        }
-        own = ("unlearning", "retraining")
-        saved = sum(s * (1 - 1 / users[p]) for p, s in record["seconds_by_part"].items() if p not in own)
+        saved = sum(
+            seconds * (1 - 1 / len(users[place(record, part)]))
+            for part, seconds in record["seconds_by_part"].items()
+            if part in record["stage_by_part"]
+        )
         record["seconds_amortised"] = record["seconds"] - saved
         if "retraining_share" not in record:
             continue

@@ -12,8 +12,10 @@ from typing import Any
 
 from rich.console import Console
 
+import tmu_jax
 from experiments.protocol import environment
 from experiments.protocol.cells import Cells
+from experiments.protocol.graph import Graph
 from experiments.protocol.progress import Display
 from experiments.protocol.records import Record, RecordTable, with_run, write_whole
 from experiments.protocol.requests import Request, check_methods, make_requests
@@ -49,7 +51,7 @@ def run(
     """
     config = with_run(config, output)
     work = remaining(arms, data, output, config)
-    table = RecordTable(output, config)
+    table = RecordTable(output, config, say=lambda sentence: console.print(sentence, style="yellow", markup=False))
     if not work:
         return table.records
     output.mkdir(parents=True, exist_ok=True)
@@ -68,7 +70,7 @@ def run(
 def remaining(
     arms: Sequence[Settings], data: Dataset, output: pathlib.Path, config: Mapping[str, Any]
 ) -> list[tuple[Settings, Request, list[str]]]:
-    """What a run has still to do: arms, requests and their methods without records; arguments and errors as `run`."""
+    """What a run has still to do: arms, requests and their methods without records that hold; arguments as `run`."""
     variants = [settings.variant for settings in arms]
     if len(set(variants)) < len(variants):
         raise ValueError(f"arms have the variants {variants}; each must have a name of its own")
@@ -76,8 +78,13 @@ def remaining(
         check_methods(settings.methods)
     check_output(arms, output)
     table = RecordTable(output, config)
-    cells = [(settings, request) for settings in arms for request in make_requests(settings, data)]
-    return [(settings, request, todo) for settings, request in cells if (todo := table.missing(settings, request))]
+    work = []
+    for settings in arms:
+        module = tmu_jax.models.create(settings.arch, data.num_classes)
+        for request in make_requests(settings, data):
+            if todo := table.missing(Graph(settings, request, module)):
+                work.append((settings, request, todo))
+    return work
 
 
 def _grown(arms: Sequence[Settings], output: pathlib.Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Records on disk: cells replaced whole, runs named once, samples of another run found."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +14,15 @@ SECOND = FIRST | {"git_revision": "second"}
 GOLD = "101"
 
 
-class Arm:
-    variant, num_forget, ratio, methods = "default", 3, "dataset", ("retrain", "mine")
-
-
 class Asked:
-    name, seed = "class 1", 0
+    """What a run asks for: the graph of a request whose stages are called after what they are of."""
+
+    settings = SimpleNamespace(variant="default", num_forget=3, ratio="dataset", methods=("retrain", "mine"))
+    request = SimpleNamespace(name="class 1", seed=0)
+
+    def shown(self, name):
+        rows = ("floor_gold_gold", "floor_majority") if name == "floors" else (name,)
+        return {row: SimpleNamespace(name=f"stage of {row}") for row in rows}
 
 
 def entries(method, correct, **place):
@@ -27,7 +31,7 @@ def entries(method, correct, **place):
     accuracy, agreement = 100 * right.mean(), 100 * (right == gold).mean()
     gap = abs(accuracy - 100 * gold.mean())
     record = {**CELL, "method": method, "target_class": 1, "forget_accuracy": accuracy, "agreement": agreement}
-    record |= {"forget_gap": gap, "kl": None, "notes": []}
+    record |= {"forget_gap": gap, "kl": None, "notes": [], "stage": f"stage of {method}"}
     sample = {**CELL, "method": method, "labels": [1, 1, 1], "correct": correct}
     feature = {
         **CELL,
@@ -43,7 +47,7 @@ def entries(method, correct, **place):
 
 def floors():
     (record,), _, samples = entries("floor_gold_gold", "111")
-    return [record, {**record, "method": "floor_majority"}], [], samples
+    return [record, {**record, "method": "floor_majority", "stage": "stage of floor_majority"}], [], samples
 
 
 def opened(folder, config):
@@ -110,7 +114,29 @@ def test_a_cell_without_samples_of_its_own_run_is_computed_anew(table, tmp_path,
     samples = change(held(tmp_path)["samples"])
     path = tmp_path / "samples.json"
     path.write_text("[\n" + ",\n".join(map(json.dumps, samples)) + "\n]\n") if samples else path.unlink()
-    assert opened(tmp_path, FIRST).missing(Arm, Asked) == missing
+    assert opened(tmp_path, FIRST).missing(Asked()) == missing
+
+
+@pytest.mark.parametrize(
+    ("method", "missing"),
+    [("retrain", "retrain"), ("mine", "mine"), ("floor_gold_gold", "floors"), ("floor_majority", "floors")],
+)
+@pytest.mark.parametrize("stage", ["another", None], ids=["another stage", "none named"])
+def test_a_record_of_another_stage_gives_way_and_is_told_of(table, tmp_path, method, missing, stage):
+    """None named: as records were written before they named one."""
+    lines = [
+        record if record["method"] != method else {key: value for key, value in record.items() if key != "stage"}
+        for record in held(tmp_path)["records"]
+    ]
+    lines = [record | ({"stage": stage} if "stage" not in record and stage else {}) for record in lines]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
+    said = []
+    later = RecordTable(tmp_path, json.loads((tmp_path / "config.json").read_text()), say=said.append)
+    assert later.missing(Asked()) == [missing]
+    later.add(*(floors() if missing == "floors" else entries(method, GOLD if method == "retrain" else "110")))
+    assert later.missing(Asked()) == []
+    assert said == [f"class 1, seed 0: the record of {method} was of another stage; it is replaced"]
+    assert [r["method"] for r in later.records] == ["retrain", "mine", "floor_gold_gold", "floor_majority"]
 
 
 def test_a_config_keeps_its_runs_and_takes_equal_ones_as_one(tmp_path):

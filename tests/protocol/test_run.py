@@ -20,7 +20,7 @@ from experiments.report import write as report
 from tests.patching import patch_everywhere
 from tests.tiny import TinyNet, tiny_data
 from tmu_jax import training, twin
-from tmu_jax.stages import key_for
+from tmu_jax.stages import VERSIONS, key_for
 from tmu_jax.store import StageStore
 from tmu_jax.training import Recipe
 from tmu_jax.unlearning import METHODS
@@ -258,6 +258,81 @@ def test_one_curriculum_model_serves_all_classes_and_is_amortised(data, tmp_path
         assert record["seconds_amortised"] == pytest.approx(parts["unlearning"] + shared)
         share = record["retraining_share_amortised"] / record["retraining_share"]
         assert share == pytest.approx(record["seconds_amortised"] / record["seconds"])
+
+
+def test_curriculum_models_of_each_request_are_not_divided_among_requests(data, tmp_path):
+    """A model for each size of request, and each problem's own after its first epoch."""
+    own = settings(data, requests="each", methods=("twin",), share_curriculum=False)
+    first_epoch = dataclasses.replace(own.twin_settings, curriculum="first_epoch")
+    for name, arm, count in (("own", own, 2), ("first", dataclasses.replace(own, twin_settings=first_epoch), 4)):
+        records = run(arm, data, tmp_path / name)
+        assert len(list((tmp_path / name / "stages").glob("curriculum-*"))) == count
+        twins = [record for record in records if record["method"] == "twin"]
+        assert len(twins) == 2
+        assert all(record["seconds_amortised"] == record["seconds"] for record in twins)
+
+
+def test_a_changed_method_gets_new_records(data, tmp_path, monkeypatch):
+    """Its options, recipe or version: the record, samples and features are replaced, and the run says so."""
+
+    def relabel(problem, original, key, *, easy, share):
+        targets = tmu_jax.true_targets(problem)
+        weights = np.where(np.arange(len(targets)) % 10 < 10 * share, 1.0, 0.0).astype(np.float32)
+        return tmu_jax.Relabelling(tmu_jax.Stream((problem.train.indices,)), targets, weights)
+
+    mine = tmu_jax.Method("mine", relabel, Recipe(epochs=2, batch_size=20), needs="prediction", options={"share": 1.0})
+    small = settings(data, requests="each", classes=(1,), methods=("finetune", "mine"))
+    seen = []
+    changes = (
+        {},
+        {"options": {"share": 0.5}},
+        {"options": {"share": 0.5}, "recipe": Recipe(epochs=3, batch_size=20)},
+        {"options": {"share": 0.5}, "recipe": Recipe(epochs=3, batch_size=20), "version": 2},
+    )
+    for change in changes:
+        monkeypatch.setitem(METHODS, "mine", dataclasses.replace(mine, **change))
+        shown = io.StringIO()
+        config = {"experiment": "test", **CONFIG}
+        records = runner.run([small], data, tmp_path, config, Console(file=shown, width=200))
+        said = [line for line in shown.getvalue().splitlines() if "replaced" in line]
+        expected = "class 1, seed 0: the record of mine was of another stage; it is replaced"
+        assert said == ([expected] if seen else [])
+        seen.append({record["method"]: record for record in records})
+        assert len(records) == len(seen[-1])
+        samples = json.loads((tmp_path / "samples.json").read_text())
+        assert sorted(entry["method"] for entry in samples) == ["finetune", "floor_gold_gold", "mine", "retrain"]
+    assert len({found["mine"]["stage"] for found in seen}) == len(changes)
+    assert len({found["mine"]["kl"] for found in seen}) == 3  # a version alone changes no number
+    for found in seen[1:]:
+        assert [found[name] for name in found if name != "mine"] == [seen[0][name] for name in found if name != "mine"]
+    assert seen[-1]["mine"]["stage"] in {path.name for path in (tmp_path / "stages").iterdir()}
+    # And back: what is on disk is found again.
+    monkeypatch.setitem(METHODS, "mine", mine)
+    (again,) = [record for record in run(small, data, tmp_path) if record["method"] == "mine"]
+    assert {key: again[key] for key in again if key not in TIMES} == without_times([seen[0]["mine"]])[0]
+
+
+def test_the_labels_of_a_changed_code_replace_the_features_too(data, tmp_path, monkeypatch):
+    small = settings(data, requests="each", classes=(1,), methods=("twin",))
+    run(small, data, tmp_path)
+    path = tmp_path / "features.json"
+    before = path.read_text()
+    path.write_text(before.replace('"problem":"twin"', '"problem":"twin","stale":true'))
+    monkeypatch.setitem(VERSIONS, "prediction", VERSIONS["prediction"] + 1)
+    run(small, data, tmp_path)
+    assert path.read_text() == before
+
+
+def test_each_record_names_the_stage_that_it_shows(finished, data):
+    output, records = finished
+    arm = settings(data)
+    (request,) = make_requests(arm, data)
+    graph = Graph(arm, request, TinyNet())
+    stages = {name: graph.model(name).name for name in arm.methods}
+    stages |= {"floor_gold_gold": graph.second_gold.name, "floor_majority": graph.gold.name}
+    stages["floor_count_matched"] = graph.original.name
+    assert {(r["method"], r["stage"]) for r in records} == set(stages.items())
+    assert {path.name for path in (output / "stages").iterdir()} >= set(stages.values())
 
 
 def test_a_change_that_alters_cells_is_refused_with_its_name(finished, data):
