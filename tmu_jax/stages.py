@@ -92,7 +92,9 @@ def given(value: Any, made_from: Mapping[str, Any] | None = None) -> Stage:
       value: the value.
       made_from: what it is known by; without it neither it nor what is made from it has a name to be looked up.
     """
-    return Stage(GIVEN, GIVEN, lambda progress: value, type(value), made_from=made_from or {"given": object()}, is_kept=False)
+    return Stage(
+        GIVEN, GIVEN, lambda progress: value, type(value), made_from=made_from or {"given": object()}, is_kept=False
+    )
 
 
 def compute(stage: Stage, progress: Callable[[str], Progress] | None = None, keeper: Keeper | None = None) -> Any:

@@ -14,7 +14,7 @@ from flax import traverse_util
 
 _MANIFEST = "manifest.json"
 _OPTIONS = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-_RESTORE = ocp.args.Composite(arrays=ocp.args.StandardRestore(), metadata=ocp.args.JsonRestore())
+_ARRAYS = "arrays"
 
 
 class Saved(NamedTuple):
@@ -70,13 +70,16 @@ class StageStore:
             return None
         try:
             _check(path, name)
+            items: dict[str, Any] = {"metadata": ocp.args.JsonRestore()}
+            if (path / "0" / _ARRAYS).exists():
+                items[_ARRAYS] = ocp.args.StandardRestore()
             with ocp.CheckpointManager(path, options=_OPTIONS) as manager:
-                restored = manager.restore(0, args=_RESTORE)
+                restored = manager.restore(0, args=ocp.args.Composite(**items))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = str(error).splitlines() or [type(error).__name__]
             self._warn(f"stage {name} in {self.directory} cannot be used and is computed anew: {reason[0][:200]}")
             return None
-        arrays = traverse_util.flatten_dict(restored.arrays or {})
+        arrays = traverse_util.flatten_dict(restored[_ARRAYS] if _ARRAYS in items else {})
         for names, dtype, shape in restored.metadata["empty"]:
             arrays[tuple(names)] = np.zeros(shape, dtype)
         whole = {names: np.asarray(array) for names, array in arrays.items()}
@@ -95,15 +98,16 @@ class StageStore:
         path = self.path(name)
         flat = traverse_util.flatten_dict(saved.arrays)
         arrays = {names: np.asarray(array) for names, array in flat.items()}
-        # Orbax refuses arrays without entries.
+        # Orbax refuses arrays without entries, and a tree without arrays.
         empty = [[names, str(array.dtype), array.shape] for names, array in arrays.items() if not array.size]
         whole = traverse_util.unflatten_dict({names: array for names, array in arrays.items() if array.size})
         metadata = json.loads(json.dumps({"empty": empty, "of_stage": saved.metadata}))
         _remove(path)
+        items: dict[str, Any] = {"metadata": ocp.args.JsonSave(metadata)}
+        if whole:
+            items[_ARRAYS] = ocp.args.StandardSave(whole)
         with ocp.CheckpointManager(path, options=_OPTIONS) as manager:
-            manager.save(
-                0, args=ocp.args.Composite(arrays=ocp.args.StandardSave(whole), metadata=ocp.args.JsonSave(metadata))
-            )
+            manager.save(0, args=ocp.args.Composite(**items))
         temporary = path / f"{_MANIFEST}.tmp"
         temporary.write_text(json.dumps({"name": name, "files": _checksums(path / "0")}))
         os.replace(temporary, path / _MANIFEST)

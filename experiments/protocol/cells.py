@@ -4,8 +4,8 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from typing import NamedTuple
 
 import tmu_jax
+from experiments.protocol.budgets import BudgetGraph, best_of, estimates, graph_of
 from experiments.protocol.entries import Entries
-from experiments.protocol.graph import Graph
 from experiments.protocol.progress import Display
 from experiments.protocol.records import Record
 from experiments.protocol.requests import FLOORS, Request
@@ -16,6 +16,7 @@ from tmu_jax.data import Dataset
 from tmu_jax.stages import Stage, stage_hash
 from tmu_jax.store import StageStore
 from tmu_jax.training import TrainedModel
+from tmu_jax.unlearning import METHODS
 from tmu_jax.unlearning.reference import as_reference
 
 MAX_CACHED = 8
@@ -63,7 +64,7 @@ class Cells:
         if settings.variant != "default":
             self._where += f", {settings.variant}"
         self._settings, self._request, self._display, self._cache = settings, request, display, cache
-        self._graph = Graph(settings, request, module)
+        self._graph = graph_of(settings, request, module)
         self._stages = Stages(store, module, display, self._where)
         self._entries = Entries(self._graph, data)
 
@@ -90,14 +91,25 @@ class Cells:
             model = as_reference(reference, {"original": original, "gold": gold}[reference])
         outputs = self._outputs(stage, model)
         records = self._entries.of_method(name, model, outputs, gold_outputs, gold)
+        records[-1] |= self._estimates(name)
         samples = self._entries.samples(name, outputs, gold_outputs, model.prediction)
         features = []
-        if model.prediction is not None and self._settings.variant == "default":
+        of_paper = model.prediction is not None and model.prediction.targets is None
+        if of_paper and self._settings.variant == "default":
             features = self._entries.features(model.prediction, gold_outputs)
         return Found(records, features, [samples])
 
+    def _estimates(self, name: str) -> Record:
+        """What was rehearsed for a method, where its recipe was chosen so; for the pooled record."""
+        if not isinstance(self._graph, BudgetGraph):
+            return {}
+        tried = [self._stages.kept(stage) for stage in self._graph.rehearsals(name)]
+        best, problem = best_of(tried), self._request.problem
+        work = METHODS[name].configured(None, best.options).work(problem)
+        return estimates(best, tried, work / (self._settings.recipe.epochs * len(problem.retain)))
+
     def _labels(self, name: str, gold_outputs: evaluation.Outputs) -> Found:
-        prediction = self._stages.kept(self._graph.prediction)
+        prediction = self._stages.kept(self._graph.labels(name))
         records = self._entries.of_prediction(name, prediction, gold_outputs)
         return Found(records, [], [self._entries.samples(name, None, gold_outputs, prediction)])
 

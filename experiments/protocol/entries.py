@@ -168,7 +168,9 @@ class Entries:
         self, prediction: twin.TwinPrediction, gold_outputs: evaluation.Outputs, only_class: int | None
     ) -> Record:
         quality = evaluation.prediction_quality(self._request.problem, prediction, gold_outputs, only_class)
-        return {**_quality_fields(*quality), "eps": prediction.eps}
+        chosen = slice(None) if only_class is None else self._request.problem.forget.labels == only_class
+        expected = 100.0 * float(np.mean(prediction.probability[chosen]))
+        return {**_quality_fields(*quality), "eps": prediction.eps, "expected_forget_accuracy": expected}
 
     def _cell(self) -> Record:
         """What tells the entries of one request from those of others."""

@@ -9,8 +9,8 @@ import numpy as np
 
 import tmu_jax
 from experiments.protocol import run as runner
+from experiments.protocol.budgets import graph_of
 from experiments.protocol.command import Prepared
-from experiments.protocol.graph import Graph
 from tmu_jax.data import Split
 from tmu_jax.stages import Stage
 from tmu_jax.store import StageStore
@@ -61,7 +61,7 @@ def forecast(series: Sequence[Prepared], say: Callable[[str], None] = lambda tex
         evaluations: dict[tuple[str, str], float] = {}
         module = tmu_jax.models.create(prepared.arms[0].arch, prepared.data.num_classes)
         for settings, request, todo in work:
-            graph = Graph(settings, request, module)
+            graph = graph_of(settings, request, module)
             stages |= {stage.name: stage for stage in graph.stages(todo)}
             evaluations |= graph.evaluations(todo)
         there = {name for name in stages if store.has(name)}

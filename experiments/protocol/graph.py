@@ -7,18 +7,21 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import tmu_jax
 from experiments.protocol.requests import FLOORS, Request
 from experiments.protocol.settings import Settings
-from tmu_jax.data import Split
+from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.evaluation import Outputs
+from tmu_jax.preparation.building import TWIN_SETTINGS, prediction_from_bank, preparation_stage
 from tmu_jax.stages import PASS_WORK, VERSIONS, Stage, key_for, stage_hash
-from tmu_jax.training import TrainedModel
-from tmu_jax.twin import prediction_stage
+from tmu_jax.training import Recipe, TrainedModel
+from tmu_jax.twin import TwinSettings, prediction_stage
 from tmu_jax.unlearning import METHODS, Method
 
 _PARTS = {"twin_model": "twin_model", "curriculum": "curriculum", "features": "features", "prediction": "predictor"}
+_PARTS |= {"bank_prediction": "bank"}
 """Parts of a method's seconds by the kind of stage that they are spent on."""
 
 
@@ -56,10 +59,42 @@ class Graph:
         request, settings = self.request, self.settings.twin_settings
         return prediction_stage(request.problem, self.original, self.unlearning_key, settings, request.shared_forget)
 
+    @functools.cached_property
+    def prepared(self) -> Stage:
+        """What no request changes, without a twin model: a bank, calibrated on this request's held-out images."""
+        return self._prepared(None)
+
+    @functools.cached_property
+    def rehearsing(self) -> Stage:
+        """The same with the twin model of rehearsals."""
+        return self._prepared(TWIN_SETTINGS)
+
+    def prediction_of(self, problem: ForgetProblem) -> Stage:
+        """The bank's labels and distributions of a request."""
+        return prediction_from_bank(self.prepared, problem)
+
+    def _prepared(self, twin_settings: TwinSettings | None) -> Stage:
+        settings, problem = self.settings, self.request.problem
+        # Augmented copies of held-out images are no images of their own.
+        heldout = problem.heldout.indices
+        if problem.heldout_source == "test":
+            heldout = np.intersect1d(heldout, problem.test.indices)
+        return preparation_stage(
+            self.original,
+            settings.recipe,
+            problem.train,
+            Split(problem.pool, np.sort(heldout)),
+            problem.test,
+            settings.data_fingerprint,
+            key_for(jax.random.key(self.request.seeds.training), "preparation"),
+            settings.bank,
+            twin_settings,
+        )
+
     def method(self, name: str) -> Method:
         """A method as this arm runs it: the learning rate and its schedule may be the arm's."""
         method, settings = METHODS[name], self.settings
-        if method.recipe is None:
+        if not isinstance(method.recipe, Recipe):
             return method
         recipe = dataclasses.replace(
             method.recipe,
@@ -73,15 +108,19 @@ class Graph:
         method = self.method(name)
         if method.reference is not None:
             return {"original": self.original, "gold": self.gold}[method.reference]
-        labels = self.prediction if method.needs == "prediction" else None
+        labels = None if method.needs is None else self.labels(name)
         return method.stage(self.request.problem, self.original, self.unlearning_key, labels)
+
+    def labels(self, name: str) -> Stage:
+        """What a method learns of the forgotten images: the published labels, or the bank's."""
+        return self.prediction_of(self.request.problem) if METHODS[name].needs == "bank" else self.prediction
 
     def shown(self, name: str) -> dict[str, Stage]:
         """What the records of a method, or of `FLOORS`, show, by the records' `method`: a model or the labels alone."""
         if name == FLOORS:
             golds = {"floor_gold_gold": self.second_gold, "floor_majority": self.gold}
             return {**golds, "floor_count_matched": self.original}
-        return {name: self.prediction if self.stops_at_labels(name) else self.model(name)}
+        return {name: self.labels(name) if self.stops_at_labels(name) else self.model(name)}
 
     def parts(self, name: str) -> dict[str, str]:
         """The names of the stages that a method predicts with, by part of its seconds: requests and methods share them.
@@ -97,7 +136,7 @@ class Graph:
 
     def stops_at_labels(self, name: str) -> bool:
         """Whether this arm wants a method's generalization labels alone."""
-        return not self.settings.unlearn and METHODS[name].needs == "prediction"
+        return not self.settings.unlearn and METHODS[name].needs is not None
 
     def stages(self, todo: Sequence[str]) -> list[Stage]:
         """Every stage that the methods of a request need, parents first, each once.

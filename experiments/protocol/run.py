@@ -14,8 +14,8 @@ from rich.console import Console
 
 import tmu_jax
 from experiments.protocol import environment
+from experiments.protocol.budgets import graph_of
 from experiments.protocol.cells import Cells
-from experiments.protocol.graph import Graph
 from experiments.protocol.progress import Display
 from experiments.protocol.records import Record, RecordTable, with_run, write_whole
 from experiments.protocol.requests import Request, check_methods, make_requests
@@ -82,7 +82,7 @@ def remaining(
     for settings in arms:
         module = tmu_jax.models.create(settings.arch, data.num_classes)
         for request in make_requests(settings, data):
-            if todo := table.missing(Graph(settings, request, module)):
+            if todo := table.missing(graph_of(settings, request, module)):
                 work.append((settings, request, todo))
     return work
 

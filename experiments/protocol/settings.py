@@ -11,6 +11,7 @@ import jax
 import tmu_jax
 from experiments.report.files import read_config
 from tmu_jax import twin
+from tmu_jax.preparation import BankSettings
 from tmu_jax.training import Recipe
 
 MAY_GROW = ("classes", "num_forget", "seeds", "methods")
@@ -59,6 +60,9 @@ class Settings:
       split_seed: holds the split still over the repetitions; None: the repetition's seed.
       training_seed: the same for the trainings.
       unlearning_seed: the same for the unlearning.
+      bank: the bank of models, for methods that need one.
+      budget: the share of retraining that a method may spend, its recipe chosen by rehearsal; None: its own recipe.
+      in_turn: into how many requests the forgotten images are cut, one after another; 0: one request.
       compute: backend and version of the package; models made by two of them do not mix in one table.
     """
 
@@ -85,6 +89,9 @@ class Settings:
     split_seed: int | None = None
     training_seed: int | None = None
     unlearning_seed: int | None = None
+    bank: BankSettings = BankSettings()  # noqa: RUF009
+    budget: float | None = None
+    in_turn: int = 0
     compute: str = dataclasses.field(default_factory=lambda: f"{jax.default_backend()}, tmu_jax {tmu_jax.__version__}")
 
     def plain(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
 LOWER_IS_BETTER = ("forget_gap", "activation_distance", "kl", "js")
 _DIGITS = {"test_accuracy": 2, "retain_accuracy": 2, "activation_distance": 3, "kl": 3, "js": 3, "predictor_brier": 3}
 _DIGITS |= {"test_accuracy_outside_heldout": 2, "heldout_predictor_brier": 3}
+_DIGITS |= {"rehearsed_distance": 3}
 _NAMES = {"retrain": "gold (retrain)", "floor_gold_gold": "gold-gold", "floor_count_matched": "count-matched"}
 
 

@@ -146,9 +146,7 @@ def bank_stages(
         for fold in range(settings.folds):
             trained = Split(train.pool, train.indices[folds != fold])
             answered = np.concatenate([train.indices[folds == fold], unseen]).astype(np.int32)
-            stages.append(
-                bank_stage(original, recipe, trained, answered, key_for(of_repetition, f"fold {fold}"), data)
-            )
+            stages.append(bank_stage(original, recipe, trained, answered, key_for(of_repetition, f"fold {fold}"), data))
     return stages
 
 
@@ -212,7 +210,6 @@ class Bank:
                 logits[own] = model.logits[position[rows[own]]]
             found.append(scipy.special.log_softmax(logits, axis=1))
         return np.stack(found, axis=1)
-
 
     def without(self, rows: np.ndarray) -> "Bank":
         """The bank without its answers on rows int32[n]; which model was trained on them stays known."""

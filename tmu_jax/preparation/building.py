@@ -9,15 +9,14 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from tmu_jax.data import Dataset, Split
+from tmu_jax.data import Dataset, ForgetProblem, Split
 from tmu_jax.preparation.bank import BankModel, BankSettings, bank_stages
-from tmu_jax.preparation.calibration import Calibration, fit_calibration
-from tmu_jax.preparation.prepared import Prepared, bank_of
-from tmu_jax.stages import VERSIONS, Keeper, Progress, Stage, compute, given, key_for
+from tmu_jax.preparation.prepared import Prepared, bank_of, calibrate
+from tmu_jax.stages import VERSIONS, Progress, Stage, compute, given, key_for
 from tmu_jax.store import StageStore
-from tmu_jax.training import Recipe, TrainedModel, predict, train
+from tmu_jax.training import Recipe, TrainedModel, train
 from tmu_jax.training.packing import pack, unpack_model, unpack_plain
-from tmu_jax.twin import TwinSettings
+from tmu_jax.twin import TwinPrediction, TwinSettings
 from tmu_jax.twin.models import train_with_heldout
 
 TWIN_SETTINGS = TwinSettings(twin_replay=0.2)
@@ -64,8 +63,10 @@ def prepare(
       ValueError: before any work, for folds, held-out images or a recipe that cannot be used.
     """
     settings = BankSettings(folds, repetitions, epochs_share)
-    train_rows = Split(data.pool, np.arange(len(data.train_labels), dtype=np.int32))
-    unseen = heldout_rows(data, heldout, key_for(key, "heldout"))
+    num_train = len(data.train_labels)
+    train_rows = Split(data.pool, np.arange(num_train, dtype=np.int32))
+    test = Split(data.pool, np.arange(num_train, len(data.pool), dtype=np.int32))
+    unseen = Split(data.pool, heldout_rows(data, heldout, key_for(key, "heldout")))
     if isinstance(model, TrainedModel):
         if recipe is not None:
             raise ValueError("recipe has no use beside a trained model, which has its own")
@@ -74,104 +75,112 @@ def prepare(
         module, training = model, recipe or Recipe()
         original = _training_stage(module, data, train_rows, key_for(key, "original"), training)
     keeper = None if folder is None else FolderKeeper(StageStore(folder), module)
-    stage = preparation_stage(original, training, data, train_rows, unseen, key, settings, twin_settings)
+    stage = preparation_stage(
+        original, training, train_rows, unseen, test, data.fingerprint, key, settings, twin_settings
+    )
     return compute(stage, progress, keeper)
 
 
 def preparation_stage(
     original: Stage,
     training: Recipe,
-    data: Dataset,
     train_rows: Split,
-    unseen: np.ndarray,
+    heldout: Split,
+    test: Split,
+    fingerprint: str,
     key: jax.Array,
     settings: BankSettings,
-    twin_settings: TwinSettings = TWIN_SETTINGS,
+    twin_settings: TwinSettings | None = TWIN_SETTINGS,
 ) -> Stage:
     """The stages of a preparation; the last one's value is a `Prepared`, and is not kept: it takes seconds.
 
     Args:
       original: the stage of M_o.
       training: its recipe.
-      data: the images.
       train_rows: D.
-      unseen: int32[u], rows of the pool that are held out, ascending.
+      heldout: images that M_o never saw, of the same pool, rows ascending.
+      test: all test images, of the same pool.
+      fingerprint: of the images.
       key: a PRNG key.
       settings: of the bank.
-      twin_settings: of the twin model.
+      twin_settings: of the twin model; None: no twin model, and no rehearsals.
     """
-    pool = data.pool
-    outside = np.arange(len(data.train_labels), len(pool), dtype=np.int32)
-    twin_key = key_for(key, "twin")
-    heldout = Split(pool, unseen)
-    twin = Stage(
+    parents = {"original": original}
+    if twin_settings is not None:
+        parents["twin"] = _twin_stage(original, train_rows, heldout, fingerprint, key_for(key, "twin"), twin_settings)
+    unseen = np.union1d(test.indices, heldout.indices).astype(np.int32)
+    bank_key = key_for(key, "bank")
+    bank = bank_stages(original, settings.recipe(training), train_rows, unseen, bank_key, settings, fingerprint)
+    parents |= {f"bank_{i}": stage for i, stage in enumerate(bank)}
+
+    def make(
+        original: TrainedModel, progress: Progress, twin: TrainedModel | None = None, **models: BankModel
+    ) -> Prepared:
+        bank = bank_of(list(models.values()), settings, len(train_rows.pool), key)
+        one = original.recipe.epochs * len(train_rows)
+        costs, seconds = {}, {}
+        if twin is not None and twin_settings is not None:
+            epoch = twin_settings.twin_replay * len(train_rows) + len(heldout)
+            costs["twin model"], seconds["twin model"] = len(twin.losses) * epoch / one, twin.seconds
+        if models:
+            epochs = settings.recipe(original.recipe).epochs
+            costs["bank"] = sum(epochs * len(model.trained) for model in models.values()) / one
+            seconds["bank"] = sum(model.seconds for model in models.values())
+        return Prepared(
+            model=original,
+            original=original,
+            twin=twin,
+            train=train_rows,
+            heldout=heldout,
+            test=test,
+            bank=bank,
+            bank_settings=settings,
+            calibration=None if bank is None else calibrate(bank, original, heldout),
+            key=key,
+            costs=costs,
+            seconds=seconds,
+        )
+
+    made_from = {"heldout": heldout.indices, "test": test.indices, "key": key}
+    return Stage("prepared", "preparation", make, Prepared, parents=parents, made_from=made_from, is_kept=False)
+
+
+def prediction_from_bank(prepared: Stage, problem: ForgetProblem) -> Stage:
+    """The stage of the labels and distributions of a request, from the preparation's; its costs are the bank's."""
+
+    def make(prepared: Prepared, progress: Progress) -> TwinPrediction:
+        found = prepared.prediction(problem)
+        return dataclasses.replace(found, seconds_by_part={"bank": prepared.seconds["bank"]})
+
+    return Stage(
+        "bank_prediction",
+        "labels of the bank",
+        make,
+        TwinPrediction,
+        VERSIONS["prediction"],
+        {"prepared": prepared},
+        {"forget": problem.forget.indices},
+    )
+
+
+def _twin_stage(
+    original: Stage, train_rows: Split, heldout: Split, fingerprint: str, key: jax.Array, settings: TwinSettings
+) -> Stage:
+    return Stage(
         "twin_model",
         "twin model",
-        lambda original, progress: train_with_heldout(
-            original, train_rows, heldout, twin_key, twin_settings, progress
-        ),
+        lambda original, progress: train_with_heldout(original, train_rows, heldout, key, settings, progress),
         TrainedModel,
         VERSIONS["twin_model"],
         {"original": original},
         {
-            "data": data.fingerprint,
-            "settings": twin_settings.part("twin_model"),
-            "key": twin_key,
+            "data": fingerprint,
+            "settings": settings.part("twin_model"),
+            "key": key,
             "train": train_rows.indices,
-            "heldout": unseen,
+            "heldout": heldout.indices,
         },
-        work=twin_settings.twin_recipe.epochs * (twin_settings.twin_replay * len(train_rows) + len(unseen)),
-    )
-    bank = bank_stages(
-        original, settings.recipe(training), train_rows, outside, key_for(key, "bank"), settings, data.fingerprint
-    )
-    parents = {"original": original, "twin": twin, **{f"bank_{i}": stage for i, stage in enumerate(bank)}}
-
-    def make(original: TrainedModel, twin: TrainedModel, progress: Progress, **models: BankModel) -> Prepared:
-        return assemble(data, train_rows, heldout, original, twin, list(models.values()), settings, twin_settings, key)
-
-    made_from = {"heldout": unseen, "key": key}
-    return Stage("prepared", "preparation", make, Prepared, parents=parents, made_from=made_from, is_kept=False)
-
-
-def assemble(
-    data: Dataset,
-    train_rows: Split,
-    heldout: Split,
-    original: TrainedModel,
-    twin: TrainedModel,
-    models: list[BankModel],
-    settings: BankSettings,
-    twin_settings: TwinSettings,
-    key: jax.Array,
-) -> Prepared:
-    """Puts the parts together and fits the calibration; arguments as in `preparation_stage`."""
-    bank = bank_of(models, settings, len(data.pool), key)
-    calibration: Calibration | None = None
-    if bank is not None:
-        gold = np.asarray(jax.nn.softmax(predict(original, heldout)[0]))
-        calibration = fit_calibration(bank.answers(heldout.indices), heldout.labels, gold)
-    training = original.recipe.epochs * len(train_rows)
-    twin_epoch = twin_settings.twin_replay * len(train_rows) + len(heldout)
-    costs = {"twin model": len(twin.losses) * twin_epoch / training}
-    seconds = {"twin model": twin.seconds}
-    if models:
-        epochs = settings.recipe(original.recipe).epochs
-        costs["bank"] = sum(epochs * len(model.trained) for model in models) / training
-        seconds["bank"] = sum(model.seconds for model in models)
-    return Prepared(
-        data=data,
-        model=original,
-        original=original,
-        twin=twin,
-        train=train_rows,
-        heldout=heldout,
-        bank=bank,
-        bank_settings=settings,
-        calibration=calibration,
-        key=key,
-        costs=costs,
-        seconds=seconds,
+        work=settings.twin_recipe.epochs * (settings.twin_replay * len(train_rows) + len(heldout)),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tmu_jax.data import ForgetProblem
 from tmu_jax.preparation.candidates import rehearse_candidates
 from tmu_jax.preparation.prepared import Prepared
-from tmu_jax.preparation.rehearsal import Z, Estimate, Rehearsal, as_method
+from tmu_jax.preparation.rehearsal import Estimate, Rehearsal, Z, as_method
 from tmu_jax.stages import Progress, compute, given, key_for
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning import Method, UnlearnedModel
@@ -98,9 +98,7 @@ def forget(
     alike = likeness - 50 < unlike_beyond_chance(len(problem.forget), len(prepared.heldout))
     notes: list[str] = []
     if not alike:
-        notes.append(
-            f"D_f is not drawn like the held-out images (AUC {likeness:.0f}): predictions for it do not hold"
-        )
+        notes.append(f"D_f is not drawn like the held-out images (AUC {likeness:.0f}): predictions for it do not hold")
     rehearsal = None
     if method == "auto":
         if options:
@@ -178,6 +176,7 @@ def expected_accuracy(probability: np.ndarray) -> Estimate:
 
 def unlike_beyond_chance(num_forget: int, num_heldout: int) -> float:
     """Points of AUC above 50 from which two sets of these sizes count as drawn otherwise: three standard errors of an
-    AUC of equal sets (Hanley & McNeil 1982), and never less than `UNLIKE`."""
+    AUC of equal sets (Hanley & McNeil 1982), and never less than `UNLIKE`.
+    """
     error = math.sqrt((num_forget + num_heldout + 1) / (12 * num_forget * num_heldout))
     return max(UNLIKE, 300 * error)

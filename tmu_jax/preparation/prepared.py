@@ -1,19 +1,19 @@
 """What is known before any request: models, a bank's answers, a calibration; and what each request makes of it."""
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+import scipy.special
 
-from tmu_jax.data import Dataset, ForgetProblem, Split
+from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.evaluation.metrics import auc
 from tmu_jax.preparation.bank import Bank, BankModel, BankSettings
-from tmu_jax.preparation.calibration import Calibration, bank_features, shift_to_count
+from tmu_jax.preparation.calibration import Calibration, bank_features, fit_calibration, shift_to_count
 from tmu_jax.stages import key_for
-from tmu_jax.training import TrainedModel
+from tmu_jax.training import TrainedModel, predict
 from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, measure_features, predict_labels, train_curriculum
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ class Prepared:
     """Everything that requests share. A request leaves it as it is and returns the next one.
 
     Attributes:
-      data: the images.
       model: the classifier in service: M_o, or what the last request made of it.
       original: M_o, trained on all of D; gold in every rehearsal.
-      twin: M_t, M_o fine-tuned with the held-out images until it knows them.
+      twin: M_t, M_o fine-tuned with the held-out images until it knows them; None: no rehearsals.
       train: D without what was forgotten.
-      heldout: images that M_o never saw.
+      heldout: images that M_o never saw, rows ascending.
+      test: all test images; the held-out ones may be among them.
       bank: answers of models that never saw an image; None: the published features.
       bank_settings: how the bank was made.
       calibration: of the bank, on the held-out images.
@@ -41,12 +41,12 @@ class Prepared:
       seconds: run time of each part.
     """
 
-    data: Dataset
     model: TrainedModel
     original: TrainedModel
-    twin: TrainedModel
+    twin: TrainedModel | None
     train: Split
     heldout: Split
+    test: Split
     bank: Bank | None
     bank_settings: BankSettings
     calibration: Calibration | None
@@ -60,7 +60,7 @@ class Prepared:
         """The request to forget training images, as the methods take it.
 
         Args:
-          indices: rows of `data.train_images`, no two equal, of any classes.
+          indices: rows of the training images, no two equal, of any classes.
 
         Returns:
           The problem; D is what earlier requests left of it.
@@ -73,7 +73,7 @@ class Prepared:
         retain = np.setdiff1d(self.train.indices, rows).astype(np.int32)
         if not len(retain):
             raise ValueError(f"indices names all {len(rows)} images that are left; at least one must stay")
-        pool = self.data.pool
+        pool = self.train.pool
         classes = np.unique(pool.labels[rows])
         heldout = self.heldout.indices[np.isin(self.heldout.labels, classes)]
         return ForgetProblem(
@@ -97,7 +97,7 @@ class Prepared:
         Args:
           rows: int32[n], of `heldout`; the other held-out images are neither drawn nor forgotten.
         """
-        pool = self.data.pool
+        pool = self.train.pool
         return ForgetProblem(
             pool=pool,
             train=Split(pool, np.concatenate([self.train.indices, rows])),
@@ -121,6 +121,8 @@ class Prepared:
           published: take the paper's features where there is a bank too: a curriculum model is trained then.
         """
         if self.bank is None or published:
+            if self.twin is None:
+                raise ValueError("the preparation has no twin model, which the published features need")
             key = key_for(self.key, f"request {len(self.forgotten)}")
             curriculum = train_curriculum(problem, self.model, key_for(key, "curriculum"))
             features = measure_features(problem, self.model, self.twin, (curriculum, curriculum))
@@ -163,7 +165,9 @@ class Prepared:
     def debt(self) -> dict[str, int]:
         """How many forgotten images each model in use was trained on, by the model's name; models without debt too."""
         gone = self._all_forgotten()
-        found = {"original (gold of rehearsals)": len(gone), "twin (rehearsals)": len(gone)}
+        found = {"original (rehearsals)": len(gone)}
+        if self.twin is not None:
+            found["twin (rehearsals)"] = len(gone)
         for repetition, models in enumerate(self.bank.models if self.bank is not None else []):
             for fold, model in enumerate(models):
                 found[f"bank {repetition}.{fold}"] = int(np.isin(model.trained, gone).sum())
@@ -174,18 +178,12 @@ class Prepared:
         left = np.setdiff1d(self.train.indices, rows).astype(np.int32)
         bank = None if self.bank is None else self.bank.without(rows)
         return dataclasses.replace(
-            self, model=model, train=Split(self.data.pool, left), forgotten=(*self.forgotten, rows), bank=bank
+            self, model=model, train=Split(self.train.pool, left), forgotten=(*self.forgotten, rows), bank=bank
         )
 
     def retraining_work(self, problem: ForgetProblem | None = None) -> float:
         """Images that a retraining trains on: the budget of a request is a share of it."""
         return self.original.recipe.epochs * len(self.train if problem is None else problem.retain)
-
-    @functools.cached_property
-    def test(self) -> Split:
-        """All test images."""
-        num_train, num_test = len(self.data.train_labels), len(self.data.test_labels)
-        return Split(self.data.pool, np.arange(num_train, num_train + num_test, dtype=np.int32))
 
     def _all_forgotten(self) -> np.ndarray:
         return np.concatenate([*self.forgotten, np.zeros(0, np.int32)])
@@ -222,10 +220,6 @@ class Prepared:
             raise ValueError("indices is empty; name at least one training image")
         if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
             raise TypeError(f"indices must be integers [n], rows of the training images; got {rows.dtype}{rows.shape}")
-        num_train = len(self.data.train_labels)
-        outside = rows[(rows < 0) | (rows >= num_train)]
-        if len(outside):
-            raise ValueError(f"indices holds {outside[0]}; training images are numbered 0..{num_train - 1}")
         values, counts = np.unique(rows, return_counts=True)
         if (counts > 1).any():
             raise ValueError(f"indices names {values[counts > 1][0]} twice; name each image once")
@@ -234,16 +228,23 @@ class Prepared:
             raise ValueError(f"indices holds {gone[0]}, which an earlier request forgot already")
         unknown = rows[~np.isin(rows, self.train.indices)]
         if len(unknown):
-            raise ValueError(f"indices holds {unknown[0]}, which the model was not trained on")
+            last = max(self.train.indices.max(), *self._all_forgotten(), 0)
+            raise ValueError(f"indices holds {unknown[0]}, no row that the model was trained on; they lie in 0..{last}")
         return rows.astype(np.int32)
 
     def __repr__(self) -> str:
         bank = "no bank" if self.bank is None else f"a bank of {len(self.bank)} models"
         cost = sum(self.costs.values())
         return (
-            f"Prepared({self.data.name}: {len(self.train)} images, {sum(map(len, self.forgotten))} forgotten in "
+            f"Prepared({len(self.train)} training images, {sum(map(len, self.forgotten))} forgotten in "
             f"{len(self.forgotten)} requests, {len(self.heldout)} held out, {bank}; cost {cost:.2f} trainings)"
         )
+
+
+def calibrate(bank: Bank, original: TrainedModel, heldout: Split) -> Calibration:
+    """Fits a bank's calibration on images that M_o never saw."""
+    gold = scipy.special.softmax(predict(original, heldout)[0], axis=1)
+    return fit_calibration(bank.answers(heldout.indices), heldout.labels, gold)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -259,8 +260,3 @@ def bank_of(models: list[BankModel], settings: BankSettings, num_rows: int, key:
     seed = int(np.asarray(jax.random.key_data(key_for(key, "bank draws"))).ravel()[-1])
     by_repetition = [models[i : i + settings.folds] for i in range(0, len(models), settings.folds)]
     return Bank(by_repetition, num_rows, seed)
-
-
-def summary(prepared: Prepared) -> list[tuple[str, float, Any]]:
-    """The table of costs: part, trainings, seconds."""
-    return [(part, cost, prepared.seconds.get(part)) for part, cost in prepared.costs.items()]

@@ -3,20 +3,15 @@
 import dataclasses
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from tmu_jax.data import Split
 from tmu_jax.preparation.bank import Bank, train_bank_model
-from tmu_jax.preparation.calibration import fit_calibration
-from tmu_jax.preparation.prepared import Prepared, bank_of
+from tmu_jax.preparation.prepared import Prepared, bank_of, calibrate
 from tmu_jax.stages import Progress, ignore_progress, key_for
-from tmu_jax.training import predict
 
 
-def refresh(
-    prepared: Prepared, budget: float, *, progress: Callable[[str], Progress] | None = None
-) -> Prepared:
+def refresh(prepared: Prepared, budget: float, *, progress: Callable[[str], Progress] | None = None) -> Prepared:
     """Retrains the bank's most indebted models without the forgotten images, and fits the calibration anew.
 
     Args:
@@ -42,7 +37,7 @@ def refresh(
     if not order:
         raise ValueError("no model of the bank was trained on a forgotten image; there is nothing to refresh")
     recipe = prepared.bank_settings.recipe(prepared.original.recipe)
-    one = prepared.original.recipe.epochs * len(prepared.data.train_labels)
+    one = prepared.original.recipe.epochs * (len(prepared.train) + len(gone))
     models = [list(repetition) for repetition in prepared.bank.models]
     spent = 0.0
     for repetition, fold in order:
@@ -53,17 +48,14 @@ def refresh(
             break
         key = key_for(prepared.key, f"refresh {len(prepared.forgotten)} of {repetition}.{fold}")
         report = ignore_progress if progress is None else progress("bank")
-        trained = Split(prepared.data.pool, rows)
-        models[repetition][fold] = train_bank_model(
-            prepared.original.module, recipe, trained, old.rows, key, report
-        )
+        trained = Split(prepared.train.pool, rows)
+        models[repetition][fold] = train_bank_model(prepared.original.module, recipe, trained, old.rows, key, report)
         spent += cost
     if not spent:
         raise ValueError(f"budget={budget} trainings buys no model of the bank; one costs {cost:.2f}")
     flat = [model for repetition in models for model in repetition]
-    bank = bank_of(flat, prepared.bank_settings, len(prepared.data.pool), prepared.key)
+    bank = bank_of(flat, prepared.bank_settings, len(prepared.train.pool), prepared.key)
     assert isinstance(bank, Bank)
-    gold = np.asarray(jax.nn.softmax(predict(prepared.original, prepared.heldout)[0]))
-    calibration = fit_calibration(bank.answers(prepared.heldout.indices), prepared.heldout.labels, gold)
+    calibration = calibrate(bank, prepared.original, prepared.heldout)
     costs = {**prepared.costs, "refreshed": prepared.costs.get("refreshed", 0.0) + spent}
     return dataclasses.replace(prepared, bank=bank, calibration=calibration, costs=costs)

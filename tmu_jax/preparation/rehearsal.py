@@ -73,7 +73,8 @@ class Rehearsal:
     @property
     def misalignment(self) -> float:
         """What `auto` and every choice of a recipe makes small: disagreement, gap, lost test accuracy and a hundred
-        activation distances, all in points."""
+        activation distances, all in points.
+        """
         return 100 - self.agreement.value + self.gap.value + max(0.0, self.test_loss.value) + 100 * self.distance.value
 
 
@@ -112,7 +113,11 @@ def rehearse(
             f"size={size}, repeats={repeats}: there are {len(heldout)} held-out images, and at least one must be forgotten"
         )
     if method.reference is not None or method.needs == "prediction":
-        raise ValueError(f"method {method.name!r} cannot be rehearsed: it retrains, or learns its labels from the rehearsal")
+        raise ValueError(
+            f"method {method.name!r} cannot be rehearsed: it retrains, or learns its labels from the rehearsal"
+        )
+    if prepared.twin is None:
+        raise ValueError("the preparation has no twin model to rehearse with; prepare with twin_settings")
     key = key_for(prepared.key, "rehearsal") if key is None else key
     before = _Outputs.of(prepared, prepared.twin)
     gold = _Outputs.of(prepared, prepared.original)
@@ -136,7 +141,7 @@ class _Outputs(NamedTuple):
 
     @classmethod
     def of(cls, prepared: Prepared, model: TrainedModel) -> "_Outputs":
-        others = Split(prepared.data.pool, np.setdiff1d(prepared.test.indices, prepared.heldout.indices))
+        others = Split(prepared.test.pool, np.setdiff1d(prepared.test.indices, prepared.heldout.indices))
         right = np.zeros(0, bool)
         if len(others):
             right = metrics.correct(predict(model, others)[0], others.labels)
@@ -159,9 +164,7 @@ def _read(
     rights = [metrics.correct(run.left.heldout, labels)[run.drawn] for run in runs]
     of_gold = [gold_right[run.drawn] for run in runs]
     agrees = [100.0 * (right == golds) for right, golds in zip(rights, of_gold, strict=True)]
-    distances = [
-        metrics.activation_distances(run.left.heldout[run.drawn], gold.heldout[run.drawn]) for run in runs
-    ]
+    distances = [metrics.activation_distances(run.left.heldout[run.drawn], gold.heldout[run.drawn]) for run in runs]
     excess = [100.0 * (right.astype(float) - golds) for right, golds in zip(rights, of_gold, strict=True)]
     losses = [100.0 * (gold.test_right.astype(float) - run.left.test_right) for run in runs]
     signed = _estimate(excess)
@@ -208,9 +211,7 @@ def rehearsal_stage(prepared: Stage, method: Method, size: int, repeats: int = 1
     """A rehearsal as a stage; arguments as in `rehearse`, the preparation as a stage."""
 
     def make(prepared: Prepared, progress: Progress) -> Rehearsal:
-        return rehearse(
-            prepared, method, size=size, repeats=repeats, progress=lambda part: progress, **method.options
-        )
+        return rehearse(prepared, method, size=size, repeats=repeats, progress=lambda part: progress, **method.options)
 
     return Stage(
         "rehearsal",

@@ -17,7 +17,19 @@ from tmu_jax.unlearning.relabelling import Relabel
 from tmu_jax.unlearning.unlearned import UnlearnedModel, as_unlearned
 
 _TAKEN = frozenset(
-    {"problem", "original", "key", "recipe", "settings", "prediction", "exclude", "progress", "method", "easy", "targets"}
+    {
+        "problem",
+        "original",
+        "key",
+        "recipe",
+        "settings",
+        "prediction",
+        "exclude",
+        "progress",
+        "method",
+        "easy",
+        "targets",
+    }
 )
 NEEDS = ("prediction", "bank", None)
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -190,7 +202,9 @@ class Method:
         labels = {} if prediction is None else {"easy": prediction.easy}
         if self.needs == "bank":
             if prediction is None or prediction.targets is None:
-                raise ValueError(f"method {self.name!r} needs a prediction with targets, which a bank gives: see `prepare`")
+                raise ValueError(
+                    f"method {self.name!r} needs a prediction with targets, which a bank gives: see `prepare`"
+                )
             labels["targets"] = prediction.targets
         relabelling = self.relabel(problem, original, relabel_key, **labels, **self.options)
         variables, losses = fit(

@@ -66,7 +66,9 @@ def draw_retained(problem: ForgetProblem, count: int, key: jax.Array) -> np.ndar
       ValueError: where that is none.
     """
     if min(count, len(problem.retain)) < 1:
-        raise ValueError(f"a share of {len(problem.retain)} retained images that is {count} images leaves nothing to train on")
+        raise ValueError(
+            f"a share of {len(problem.retain)} retained images that is {count} images leaves nothing to train on"
+        )
     return np.asarray(jax.random.permutation(key, problem.retain.indices))[:count]
 
 

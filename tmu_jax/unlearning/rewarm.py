@@ -64,9 +64,7 @@ def relabel_with_targets(
     return Relabelling(Stream((rows,)), soft_targets(problem, targets), equal_weights(problem))
 
 
-rewarm = Method(
-    "rewarm", relabel, cycle, options={"share": 1.0, "epochs": 1, "peak": 1.0}, check=check, draws=draws
-)
+rewarm = Method("rewarm", relabel, cycle, options={"share": 1.0, "epochs": 1, "peak": 1.0}, check=check, draws=draws)
 rewarm_twin = Method(
     "rewarm_twin",
     relabel_with_targets,

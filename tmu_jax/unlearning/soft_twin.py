@@ -13,9 +13,7 @@ from tmu_jax.unlearning.relabelling import Relabelling, draw_retained, equal_wei
 
 def fine_tuning(training: Recipe, replay: float, epochs: int, rate: float) -> Recipe:
     """The training's own recipe for `epochs` epochs from `rate` times its learning rate down to 0."""
-    return dataclasses.replace(
-        training, epochs=epochs, learning_rate=rate * training.learning_rate, schedule="cosine"
-    )
+    return dataclasses.replace(training, epochs=epochs, learning_rate=rate * training.learning_rate, schedule="cosine")
 
 
 def check(replay: float, epochs: int, rate: float) -> None:

@@ -1,0 +1,132 @@
+"""A request within a budget: recipes are rehearsed, and each method runs with the one that rehearsed best."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from experiments.protocol.graph import Graph
+from experiments.protocol.requests import Request
+from experiments.protocol.settings import Settings
+from tmu_jax.data import ForgetProblem, Split
+from tmu_jax.preparation import Rehearsal, candidates
+from tmu_jax.preparation.rehearsal import rehearsal_stage
+from tmu_jax.stages import Progress, Stage, key_for
+from tmu_jax.training import TrainedModel
+from tmu_jax.twin import TwinPrediction
+from tmu_jax.unlearning import METHODS, Method, UnlearnedModel
+
+
+class BudgetGraph(Graph):
+    """The stages of a request whose methods may spend a share of retraining, alone or cut into several in turn."""
+
+    def model(self, name: str) -> Stage:
+        """The model that a method's row shows: after one request, or after several in turn."""
+        problems = self._in_turn()
+        stage = self.original
+        for number, problem in enumerate(problems):
+            stage = self._chosen(METHODS[name], problem, stage, number)
+        return stage
+
+    def rehearsals(self, name: str) -> list[Stage]:
+        """The rehearsals that a method's recipe is chosen by."""
+        return [stage for method, stage in self._rehearsed if method.name == name]
+
+    @functools.cached_property
+    def _rehearsed(self) -> list[tuple[Method, Stage]]:
+        settings, problem = self.settings, self.request.problem
+        assert settings.budget is not None
+        count = settings.in_turn or 1
+        size = min(-(-len(problem.forget) // count), len(problem.heldout))
+        methods = candidates(settings.recipe, len(problem.train), size, settings.budget / count, bank=True)
+        repeats = 1 if size == len(problem.heldout) or count == 1 else 3
+        return [(method, rehearsal_stage(self.rehearsing, method, size, repeats)) for method in methods]
+
+    def _in_turn(self) -> list[ForgetProblem]:
+        """The request, or its parts one after another: what an earlier one forgot is no part of a later one's D."""
+        problem, count = self.request.problem, self.settings.in_turn
+        if not count:
+            return [problem]
+        order = np.asarray(jax.random.permutation(key_for(self.unlearning_key, "in turn"), problem.forget.indices))
+        found, train = [], problem.train.indices
+        for rows in np.array_split(order, count):
+            retain = np.setdiff1d(train, rows).astype(np.int32)
+            own = {"train": Split(problem.pool, train), "forget": Split(problem.pool, np.sort(rows))}
+            found.append(dataclasses.replace(problem, **own, retain=Split(problem.pool, retain)))
+            train = retain
+        return found
+
+    def _chosen(self, method: Method, problem: ForgetProblem, original: Stage, number: int) -> Stage:
+        """Unlearning with the recipe that rehearsed best: known by name before, its numbers when it is made."""
+        rehearsals = {f"rehearsal_{i}": stage for i, stage in enumerate(self.rehearsals(method.name))}
+        parents = {"original": original, **rehearsals}
+        if method.needs == "bank":
+            parents["prediction"] = self.prediction_of(problem)
+        key = key_for(self.unlearning_key, f"method {method.name}" + (f" {number}" if self.settings.in_turn else ""))
+
+        def make(
+            original: TrainedModel, progress: Progress, prediction: TwinPrediction | None = None, **tried: Rehearsal
+        ) -> UnlearnedModel:
+            best = method.configured(None, best_of(tuple(tried.values())).options)
+            model = best.apply(problem, original, key, prediction, progress)
+            return dataclasses.replace(model, notes=(*model.notes, described(best)))
+
+        return Stage(
+            method.name,
+            f"{method.name} {number + 1} of {self.settings.in_turn}" if self.settings.in_turn else method.name,
+            make,
+            UnlearnedModel,
+            method.version,
+            parents,
+            {
+                "key": key,
+                "train": problem.train.indices,
+                "forget": problem.forget.indices,
+                "budget": self.settings.budget,
+            },
+            work=(self.settings.budget or 0) * self.settings.recipe.epochs * len(problem.retain),
+        )
+
+
+def graph_of(settings: Settings, request: Request, module: nn.Module) -> Graph:
+    """The stages of a request as its arm has them."""
+    return (Graph if settings.budget is None else BudgetGraph)(settings, request, module)
+
+
+def described(method: Method) -> str:
+    """A method's recipe in words."""
+    return f"recipe: {', '.join(f'{name} {value:.3g}' for name, value in method.options.items())}"
+
+
+def best_of(rehearsals: Sequence[Rehearsal]) -> Rehearsal:
+    """The rehearsal that came nearest to gold."""
+    return min(rehearsals, key=lambda rehearsal: rehearsal.misalignment)
+
+
+def estimates(best: Rehearsal, every: Sequence[Rehearsal], share: float) -> dict[str, Any]:
+    """What a record says of the rehearsal behind it: what it promised, and what was tried."""
+    promised = {name: getattr(best, name) for name in ("agreement", "gap", "distance", "forget_accuracy", "test_loss")}
+    return {
+        "work_share": share,
+        **{f"rehearsed_{name}": estimate.value for name, estimate in promised.items()},
+        **{f"rehearsed_{name}_interval": [estimate.low, estimate.high] for name, estimate in promised.items()},
+        "rehearsed_untouched": best.untouched,
+        "misalignment": best.misalignment,
+        "options": best.options,
+        "tried": [
+            {
+                "options": one.options,
+                "size": one.size,
+                "agreement": one.agreement.value,
+                "gap": one.gap.value,
+                "distance": one.distance.value,
+                "test_loss": one.test_loss.value,
+                "seconds": one.seconds,
+            }
+            for one in every
+        ],
+    }

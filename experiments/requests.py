@@ -1,0 +1,110 @@
+"""Prepare once, forget many: how near each method comes to gold for 1 to 20 % of retraining, and whether it was foretold.
+
+Run it as `python -m experiments.requests`. Every recipe is chosen by rehearsal, on held-out images and the twin model;
+gold only judges. The report gives alignment against cost, what the rehearsal promised beside what came true, the labels
+of several banks, and requests in turn.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.protocol import command
+from experiments.protocol.experiment import Experiment, cifar
+from experiments.protocol.options import FAST, PAPER, QUICK, DataOptions, RequestOptions, RunOptions
+from experiments.protocol.settings import Settings
+from experiments.report import requests as report_requests
+from tmu_jax.data import Dataset
+from tmu_jax.preparation import BankSettings, candidates
+
+METHODS = ("rewarm", "rewarm_twin", "soft_twin")
+COMBINED = {"requests": "combined"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(RequestOptions, RunOptions, DataOptions):
+    """Prepare once, forget many: alignment with gold against the cost of a request, and whether it was foretold.
+
+    A preset only sets the defaults of the other options. Started again with the same --output, a run continues where
+    it stopped; seeds, budgets and banks may be added.
+    """
+
+    budgets: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2)
+    """Shares of retraining that a request may cost."""
+    baselines: tuple[str, ...] = ("original", "retrain", "finetune", "twin", "bank_labels")
+    """Methods with their own recipes, whatever they cost."""
+    folds: int = 2
+    """K: parts of D; each model of the bank is trained without one."""
+    repetitions: int = 2
+    """R: how often D is split anew."""
+    epochs_share: float = 0.5
+    """Epochs of a bank's model, as a share of the original's."""
+    banks: tuple[str, ...] = ()
+    """Further banks, whose labels alone are measured: R x K x share, such as 1x4x0.3."""
+    in_turn: int = 0
+    """Also cut the request into so many, one after another. Default: 0, not."""
+    in_turn_budgets: tuple[float, ...] = (0.05,)
+    """Shares of retraining that those may cost together."""
+
+
+def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
+    """The baselines, an arm for each budget, each of requests in turn, and each further bank."""
+    bank = BankSettings(options.folds, options.repetitions, options.epochs_share)
+    base = dataclasses.replace(settings, methods=tuple(options.baselines), bank=bank)
+    forgotten = len(settings.classes) * (settings.num_forget if isinstance(settings.num_forget, int) else 1)
+    found = [base]
+    for budget in options.budgets:
+        found.append(_within(base, budget, forgotten, 0))
+    for budget in options.in_turn_budgets if options.in_turn else ():
+        found.append(_within(base, budget, forgotten, options.in_turn))
+    for name in options.banks:
+        found.append(
+            dataclasses.replace(
+                base, bank=bank_named(name), methods=("bank_labels",), unlearn=False, variant=f"bank {name}"
+            )
+        )
+    return found
+
+
+def _within(base: Settings, budget: float, forgotten: int, in_turn: int) -> Settings:
+    count = in_turn or 1
+    known = candidates(base.recipe, base.num_train, -(-forgotten // count), budget / count, bank=True)
+    methods = tuple(name for name in METHODS if any(method.name == name for method in known))
+    variant = f"{100 * budget:g} %" + (f" in {in_turn} requests" if in_turn else "")
+    return dataclasses.replace(base, budget=budget, in_turn=in_turn, methods=methods, variant=variant)
+
+
+def bank_named(name: str) -> BankSettings:
+    """The bank that an option names.
+
+    Raises:
+      ValueError: for a name that is none.
+    """
+    parts = name.split("x")
+    try:
+        repetitions, folds, share = int(parts[0]), int(parts[1]), float(parts[2])
+    except (ValueError, IndexError):
+        raise ValueError(f"banks holds {name!r}; write R x K x share of the epochs, such as 2x2x0.5") from None
+    return BankSettings(folds, repetitions, share)
+
+
+EXPERIMENT = Experiment(
+    name="requests",
+    dataset="cifar10",
+    title="CIFAR-10",
+    num_train=50_000,
+    presets={"quick": QUICK, "fast": FAST | COMBINED, "paper": PAPER | COMBINED},
+    arms=arms,
+    body=report_requests.body,
+    source=cifar("cifar10"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return command.main(EXPERIMENT, Options, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
