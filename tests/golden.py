@@ -1,31 +1,75 @@
-"""Numbers of every kind of stage on a tiny problem: `python -m tests.golden` writes them anew to `tests/golden.json`.
+"""Numbers of every kind of stage on tiny problems: `python -m tests.golden` writes them anew to `tests/golden.json`.
 
-It refuses where a kind's numbers have changed and no version has: raise `tmu_jax.stages.VERSIONS[kind]` (or the
-method's `version`) first, so that what is kept on disk under the old code is not used for the new.
+Beside one stage of each kind, by its kind: the twin problem with every choice other than the default, a training of
+convolutions with flips and crops in one cycle, and each architecture run once.
+
+It refuses where numbers have changed and no version has: raise `tmu_jax.stages.VERSIONS[kind]` (or the method's
+`version`) first, so that what is kept on disk under the old code is not used for the new.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import tmu_jax
+from tests.models.test_models import random_variables
 from tests.tiny import TinyNet, tiny_data
-from tmu_jax.stages import VERSIONS, Stage, key_for
-from tmu_jax.training import Recipe, TrainedModel
+from tmu_jax.data import Split
+from tmu_jax.models import AllCNN, ResNet, ViT
+from tmu_jax.stages import VERSIONS, Progress, Stage, key_for
+from tmu_jax.training import Recipe, TrainedModel, apply, predict
 from tmu_jax.twin import TwinSettings, prediction_stage
 from tmu_jax.unlearning import METHODS
 
 PATH = pathlib.Path(__file__).with_name("golden.json")
 RECIPE = Recipe(epochs=3, batch_size=20, learning_rate=0.02)
+SETTINGS = TwinSettings(
+    twin_recipe=dataclasses.replace(RECIPE, schedule="cosine"), enough_accuracy=0, eps_candidates=(2 / 255, 8 / 255)
+)
+OTHER_CHOICES = dataclasses.replace(
+    SETTINGS,
+    twin_replay=0.5,
+    curriculum="first_epoch",
+    num_neighbors=3,
+    bank="all",
+    normalize_embeddings=False,
+    attack_steps=3,
+    attack_order="adversarial_target",
+    features=("CF", "AF", "NF"),
+    scaling="per_problem",
+    threshold="count",
+)
+"""Every choice of the twin problem other than `SETTINGS` has it, and some of the numbers."""
+ONE_CYCLE = Recipe(epochs=5, batch_size=12, learning_rate=0.05, schedule="onecycle", augment=True)
+NETWORKS: dict[str, nn.Module] = {
+    "small_resnet": tmu_jax.models.create("small_resnet", 3, jnp.float32),
+    "resnet18": ResNet(3, stem_width=8, widths=(8, 8, 16, 16)),
+    "allcnn": AllCNN(3),
+    "vit": ViT(3, depth=1, width=24, num_heads=2, mlp_width=32),
+}
+"""Narrow or shallow where they can be."""
+
+
+class Outcome(NamedTuple):
+    """What a network gives, with the loss of each step of its training or the statistics of its batch."""
+
+    logits: np.ndarray
+    embeddings: np.ndarray
+    others: np.ndarray
 
 
 def stages() -> dict[str, Stage]:
-    """A stage of every kind, by kind, parents first."""
+    """Stages by what they are, parents first: one of every kind by its kind, then those of other choices."""
     problem = tmu_jax.data.forget_subset(tiny_data(), target_classes=[0, 2], num_forget=8)
     key = jax.random.key(0)
+
     original = Stage(
         "training",
         "original model",
@@ -33,15 +77,47 @@ def stages() -> dict[str, Stage]:
         TrainedModel,
         VERSIONS["training"],
     )
-    settings = TwinSettings(
-        twin_recipe=dataclasses.replace(RECIPE, schedule="cosine"), enough_accuracy=0, eps_candidates=(2 / 255, 8 / 255)
-    )
-    prediction = prediction_stage(problem, original, key, settings)
+    prediction = prediction_stage(problem, original, key, SETTINGS)
     found = {stage.kind: stage for stage in prediction.with_ancestors()}
     for name, method in METHODS.items():
         if method.reference is None:
             found[name] = method.stage(problem, original, key, prediction if method.needs else None)
+    one_cycle = dataclasses.replace(RECIPE, schedule="onecycle")
+    cycled = dataclasses.replace(
+        original,
+        make=lambda original, progress: dataclasses.replace(original, recipe=one_cycle),
+        parents={"original": original},
+    )
+    of_cycled = prediction_stage(problem, cycled, key, SETTINGS).with_ancestors()
+    found["curriculum, one cycle"] = next(stage for stage in of_cycled if stage.kind == "curriculum")
+    found["prediction, other choices"] = prediction_stage(problem, original, key, OTHER_CHOICES)
+    runs = {name: functools.partial(run_network, module) for name, module in NETWORKS.items()}
+    for name, make in ({"augmented, one cycle": train_network} | runs).items():
+        found[f"training, {name}"] = Stage("training", "network", make, Outcome, VERSIONS["training"])
     return found
+
+
+def train_network(progress: Progress) -> Outcome:
+    """A residual network of one block after five steps on one batch, augmented in each, in one cycle."""
+    images, labels = images_of_noise(12), np.arange(12, dtype=np.int32) % 3
+    pool = tmu_jax.data.from_arrays(images, labels, images, labels).pool
+    split, module = Split(pool, np.arange(12, dtype=np.int32)), ResNet(3, 8, widths=(8,), blocks=(1,), strides=(2,))
+    model = tmu_jax.train(module, split, key=jax.random.key(1), recipe=ONE_CYCLE)
+    return Outcome(*predict(model, split), np.asarray(model.losses))
+
+
+def run_network(module: nn.Module, progress: Progress) -> Outcome:
+    """A network with variables of noise, in train mode on four images; to initialise it takes longer to compile."""
+    images = jnp.asarray(images_of_noise(4) / np.float32(255))
+    variables = random_variables(module, images)
+    (logits, embeddings), updates = jax.jit(lambda variables: apply(module, variables, images, train=True))(variables)
+    statistics = [np.ravel(leaf) for leaf in jax.tree.leaves(updates)]
+    return Outcome(np.asarray(logits), np.asarray(embeddings), np.concatenate([*statistics, np.zeros(1)]))
+
+
+def images_of_noise(count: int) -> np.ndarray:
+    """uint8[count, 16, 16, 3]."""
+    return np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3)).astype(np.uint8)
 
 
 def versions(stage: Stage) -> dict[str, int]:
@@ -62,12 +138,14 @@ def numbers(value: object) -> list[float]:
 
 
 def compute() -> dict[str, dict]:
-    """What `golden.json` should hold: by kind, the versions behind its stage and its numbers."""
-    values: dict[str, object] = {}
-    for kind, stage in stages().items():
-        parents = {argument: values[parent.kind] for argument, parent in stage.parents.items()}
-        values[kind] = stage.make(**parents, progress=lambda done, total: None)
-    return {kind: {"versions": versions(stage), "numbers": numbers(values[kind])} for kind, stage in stages().items()}
+    """What `golden.json` should hold: by what it is, the versions behind a stage and its numbers."""
+    values: dict[int, object] = {}
+    found = stages()
+    for one in [one for stage in found.values() for one in stage.with_ancestors()]:
+        if id(one) not in values:
+            parents = {argument: values[id(parent)] for argument, parent in one.parents.items()}
+            values[id(one)] = one.make(**parents, progress=lambda done, total: None)
+    return {what: {"versions": versions(stage), "numbers": numbers(values[id(stage)])} for what, stage in found.items()}
 
 
 def agree(ours: list[float], theirs: list[float]) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests import golden
+from tmu_jax.twin import settings as twin_settings
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +40,9 @@ def test_what_is_compared_sees_small_changes(recorded):
     assert golden.agree(numbers, list(np.asarray(numbers) * (1 + 1e-4)))
     assert not golden.agree(numbers, [*numbers[:-1], numbers[-1] * 1.01 + 0.01])
     assert not golden.agree(numbers, numbers[:-1])
+
+
+def test_the_other_choices_are_others():
+    for name, choices in twin_settings._CHOICES.items():
+        assert getattr(golden.OTHER_CHOICES, name) in set(choices) - {getattr(golden.SETTINGS, name)}
+    assert golden.OTHER_CHOICES.normalize_embeddings != golden.SETTINGS.normalize_embeddings

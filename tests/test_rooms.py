@@ -1,13 +1,18 @@
 """The house: a room imports only from the rooms below it, and a module has one subject of at most 300 lines."""
 
 import ast
+import importlib
 import pathlib
+import pkgutil
 
 import pytest
 
+import tmu_jax
+
 ROOT = pathlib.Path(__file__).parents[1]
-ROOMS = ("evaluation", "unlearning", "twin", "training", "models", "data", "cpu")
+ROOMS = ("preparation", "evaluation", "unlearning", "twin", "training", "models", "data", "cpu")
 """Top to bottom; what lies beside them (`stages`, `store`, `timing`, `cache`) is below all."""
+SUBMODULES = list(pkgutil.walk_packages(tmu_jax.__path__, "tmu_jax."))
 MODULES = sorted(path for folder in ("tmu_jax", "experiments", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -47,6 +52,19 @@ def test_the_two_doors_of_the_experiments():
     for path in (ROOT / "experiments/report").rglob("*.py"):
         names = [name for name in imported(path) if name.startswith(("tmu_jax", "jax"))]
         assert not names, (path.name, names)
+
+
+def test_no_name_of_a_package_hides_a_module_of_it():
+    """`import tmu_jax.evaluation.floors as m` is the module."""
+    packages = [tmu_jax, *(importlib.import_module(found.name) for found in SUBMODULES if found.ispkg)]
+    hidden = [
+        f"{package.__name__}.{found.name}"
+        for package in packages
+        for found in pkgutil.iter_modules(package.__path__)
+        if importlib.import_module(f"{package.__name__}.{found.name}") is not getattr(package, found.name)
+    ]
+    assert len(packages) > 5
+    assert hidden == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

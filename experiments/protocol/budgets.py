@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,15 +66,23 @@ class BudgetGraph(Graph):
         rehearsals = {f"rehearsal_{i}": stage for i, stage in enumerate(self.rehearsals(method.name))}
         parents = {"original": original, **rehearsals}
         if method.needs == "bank":
-            parents["prediction"] = self.prediction_of(problem)
+            parents["labels"] = self.prediction_of(problem)
         key = key_for(self.unlearning_key, f"method {method.name}" + (f" {number}" if self.settings.in_turn else ""))
 
         def make(
-            original: TrainedModel, progress: Progress, prediction: TwinPrediction | None = None, **tried: Rehearsal
+            original: TrainedModel, progress: Progress, labels: TwinPrediction | None = None, **tried: Rehearsal
         ) -> UnlearnedModel:
             best = method.configured(None, best_of(tuple(tried.values())).options)
-            model = best.apply(problem, original, key, prediction, progress)
-            return dataclasses.replace(model, notes=(*model.notes, described(best)))
+            model = best.apply(problem, original, key, labels, progress)
+            notes = (*model.notes, described(best))
+            if not self.settings.in_turn:
+                return dataclasses.replace(model, notes=notes)
+            # Of several requests in turn the costs add up, and the last one's labels are not those of all.
+            before = original.seconds_by_part["unlearning"] if isinstance(original, UnlearnedModel) else 0.0
+            parts = {**model.seconds_by_part, "unlearning": model.seconds_by_part["unlearning"] + before}
+            return dataclasses.replace(
+                model, prediction=None, notes=notes, seconds_by_part=parts, seconds=math.fsum(parts.values())
+            )
 
         return Stage(
             method.name,

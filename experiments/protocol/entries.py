@@ -82,7 +82,7 @@ class Entries:
         """Records of the three floors."""
         problem, records, shown = self._request.problem, [], self._graph.shown(FLOORS)
         for target, only_class in self._targets():
-            found = evaluation.floors(problem, gold_outputs, original_outputs, second_outputs, only_class)
+            found = evaluation.compare_floors(problem, gold_outputs, original_outputs, second_outputs, only_class)
             for name, floor in found.items():
                 record = {**self._base(target, name, shown[name].name), **floor._asdict(), "notes": []}
                 if name == "floor_gold_gold":

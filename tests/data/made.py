@@ -42,7 +42,6 @@ def check_algebra(data: Dataset, problem) -> None:
     assert not heldout & train
     num_train = len(data.train_labels)
     assert rows(problem.test) == set(range(num_train, num_train + len(data.test_labels)))
-    assert rows(problem.test_outside_heldout) == rows(problem.test) - heldout
     assert set(problem.forget.labels.tolist()) == set(problem.target_classes)
     assert set(problem.heldout.labels.tolist()) == set(problem.target_classes)
     assert (np.diff(problem.heldout.labels) >= 0).all()

@@ -91,27 +91,6 @@ def test_divergences_of_extreme_logits_are_finite():
     assert opposite == pytest.approx(np.log(2))
 
 
-def test_array_forms_equal_scipy_with_zeros_and_infinities():
-    rng = np.random.default_rng(2)
-    p, q = rng.uniform(size=(2, 3, 20, 5))
-    p[0, :10, :2], q[1, :10, 3] = 0, 0
-    one_hot = np.eye(5)[rng.integers(0, 5, 20)]
-    p[2], q[2, ::2] = one_hot, one_hot[::2]
-    with np.errstate(divide="ignore"):
-        expected = scipy.stats.entropy(p, q, axis=-1)
-    assert np.isinf(expected).any()
-    np.testing.assert_allclose(metrics.kl_from_probabilities(p, q), expected, rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(metrics.js_from_probabilities(p, q), jensenshannon(p, q, axis=-1) ** 2, atol=1e-14)
-    np.testing.assert_allclose(metrics.js_from_probabilities(q, p), jensenshannon(p, q, axis=-1) ** 2, atol=1e-14)
-
-
-def test_array_forms_of_one_hot_distributions_by_hand():
-    first, second = np.float64([[1, 0, 0]]), np.float64([[0, 1, 0]])
-    assert metrics.kl_from_probabilities(first, first) == [0.0]
-    assert metrics.kl_from_probabilities(first, second) == [np.inf]
-    assert metrics.js_from_probabilities(first, second) == pytest.approx(np.log(2))
-
-
 def test_brier_score_and_auc_equal_sklearn():
     rng = np.random.default_rng(3)
     # Rounding makes ties.
@@ -220,9 +199,6 @@ def bad_calls():
         (lambda: metrics.agreement(flags, flags[:2]), "equally long, got 3 and 2"),
         (lambda: metrics.agreement(flags, np.ones(3)), "correct_b must be a boolean vector"),
         (lambda: metrics.kl_divergence(logits, np.zeros((3, 4))), "equal shapes"),
-        (lambda: metrics.kl_from_probabilities(np.float64([-1, 2]), np.float64([1, 1])), "p must hold finite values"),
-        (lambda: metrics.js_from_probabilities(np.float64([1, 2]), np.float64([0, 0])), "q must hold finite values"),
-        (lambda: metrics.js_from_probabilities(np.ones(3), np.ones(2)), "p and q must have equal shapes"),
         (lambda: metrics.brier_score(np.float64([0.5, 1.5]), np.array([0, 1])), "probability must lie in 0..1"),
         (lambda: metrics.brier_score(np.float64([0.5, 0.5]), np.array([0, 2])), "labels must be 0 or 1"),
         (lambda: metrics.auc(np.float64([0.5, np.nan]), np.array([0, 1])), "scores must be finite"),
@@ -233,7 +209,7 @@ def bad_calls():
     ]
 
 
-@pytest.mark.parametrize("number", range(18))
+@pytest.mark.parametrize("number", range(len(bad_calls())))
 def test_bad_arguments_are_named(number):
     call, message = bad_calls()[number]
     with pytest.raises(ValueError, match=message):

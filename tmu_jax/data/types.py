@@ -173,12 +173,6 @@ class ForgetProblem:
     def num_classes(self) -> int:
         return self.pool.num_classes
 
-    @functools.cached_property
-    def test_outside_heldout(self) -> Split:
-        """The test images that are not in `heldout`: those that the twin model has not been trained on."""
-        outside = ~np.isin(self.test.indices, self.heldout.indices)
-        return Split(self.pool, self.test.indices[outside])
-
     def __repr__(self) -> str:
         return (
             f"ForgetProblem(forget {len(self.forget)} of {len(self.train)} training images, "

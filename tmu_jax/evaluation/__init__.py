@@ -1,6 +1,14 @@
 """One model beside the gold model: readouts, floors, and how good predicted labels are."""
 
-from tmu_jax.evaluation.evaluate import Evaluation, Outputs, compare, evaluate, floors, outputs, prediction_quality
+from tmu_jax.evaluation.comparison import (
+    Evaluation,
+    Outputs,
+    compare,
+    compare_floors,
+    evaluate,
+    outputs,
+    prediction_quality,
+)
 from tmu_jax.evaluation.floors import Floor
 from tmu_jax.evaluation.readouts import PredictorQuality, Readouts
 
@@ -11,8 +19,8 @@ __all__ = [
     "PredictorQuality",
     "Readouts",
     "compare",
+    "compare_floors",
     "evaluate",
-    "floors",
     "outputs",
     "prediction_quality",
 ]

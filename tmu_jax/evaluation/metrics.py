@@ -121,41 +121,6 @@ def js_divergence(logits_a: ArrayLike, logits_b: ArrayLike) -> float:
     return float(np.mean(_kl_from_logs(log_a, log_mean) + _kl_from_logs(log_b, log_mean)) / 2.0)
 
 
-def kl_from_probabilities(p: ArrayLike, q: ArrayLike) -> np.ndarray:
-    """KL(p || q) in nats, equal to `scipy.stats.entropy(p, q, axis=-1)`.
-
-    Args:
-        p: float[..., classes], at least 0, brought to sum 1.
-        q: float[..., classes].
-
-    Returns:
-        float64[...]: +inf where p is positive and q is 0; a class of p = 0 counts 0.
-
-    Raises:
-        ValueError: if the shapes differ, a value is negative or not finite, or a distribution sums to 0.
-    """
-    p, q = _paired_distributions(p, q)
-    return _relative_entropy(p, q)
-
-
-def js_from_probabilities(p: ArrayLike, q: ArrayLike) -> np.ndarray:
-    """Jensen-Shannon divergence in nats, equal to `scipy.spatial.distance.jensenshannon(p, q, axis=-1) ** 2`.
-
-    Args:
-        p: float[..., classes], at least 0, brought to sum 1.
-        q: float[..., classes].
-
-    Returns:
-        float64[...], 0 to log 2.
-
-    Raises:
-        ValueError: as `kl_from_probabilities`.
-    """
-    p, q = _paired_distributions(p, q)
-    mean = (p + q) / 2.0
-    return (_relative_entropy(p, mean) + _relative_entropy(q, mean)) / 2.0
-
-
 def brier_score(probability: ArrayLike, labels: ArrayLike) -> float:
     """Mean squared distance between a probability and what happened.
 
@@ -229,12 +194,6 @@ def _kl_from_logs(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
     return np.maximum(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1), 0.0)
 
 
-def _relative_entropy(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    ratio = np.divide(p, q, out=np.full_like(p, np.inf), where=q > 0)
-    terms = np.log(ratio, out=np.zeros_like(p), where=(p > 0) & (ratio > 0))
-    return np.sum(np.where(p > 0, p, 1.0) * terms, axis=-1)
-
-
 def _paired_log_softmax(logits_a: ArrayLike, logits_b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     a, b = _checked_logits("the first logits", logits_a), _checked_logits("the second logits", logits_b)
     if a.shape != b.shape:
@@ -245,16 +204,6 @@ def _paired_log_softmax(logits_a: ArrayLike, logits_b: ArrayLike) -> tuple[np.nd
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - np.max(logits, axis=-1, keepdims=True)
     return shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
-
-
-def _paired_distributions(p: ArrayLike, q: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
-    if p.shape != q.shape or p.ndim == 0:
-        raise ValueError(f"p and q must have equal shapes [..., classes], got {p.shape} and {q.shape}")
-    for name, values in (("p", p), ("q", q)):
-        if not np.all((values >= 0) & np.isfinite(values)) or not np.all(values.sum(axis=-1) > 0):
-            raise ValueError(f"{name} must hold finite values of at least 0, with a positive sum over the classes")
-    return p / p.sum(axis=-1, keepdims=True), q / q.sum(axis=-1, keepdims=True)
 
 
 def _checked_logits(name: str, logits: ArrayLike) -> np.ndarray:

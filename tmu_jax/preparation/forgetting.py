@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from tmu_jax.data import ForgetProblem
-from tmu_jax.preparation.candidates import rehearse_candidates
+from tmu_jax.preparation.grid import rehearse_candidates
 from tmu_jax.preparation.prepared import Prepared
 from tmu_jax.preparation.rehearsal import Estimate, Rehearsal, Z, as_method
 from tmu_jax.stages import Progress, compute, given, key_for

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tmu_jax.data import Split
-from tmu_jax.training.apply import apply
 from tmu_jax.training.images import device_images, normalize
+from tmu_jax.training.module import apply
 from tmu_jax.training.recipe import Normalization, TrainedModel, Variables
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from tmu_jax.data import Pool, Split
 from tmu_jax.stages import Progress
 from tmu_jax.timing import Stopwatch
-from tmu_jax.training.apply import init_variables
 from tmu_jax.training.images import device_images, one_hot, pixel_statistics
+from tmu_jax.training.module import init_variables
 from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel, Variables
 from tmu_jax.training.step import TrainState, make_optimizer, train_steps
 

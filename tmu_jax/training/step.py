@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tmu_jax.training.apply import apply
 from tmu_jax.training.images import normalize, random_flip_and_crop
+from tmu_jax.training.module import apply
 from tmu_jax.training.recipe import Normalization
 
 

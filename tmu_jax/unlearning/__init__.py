@@ -10,34 +10,36 @@ from tmu_jax.data import ForgetProblem
 from tmu_jax.stages import Progress, compute, given
 from tmu_jax.training import Recipe, TrainedModel
 from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, TwinSettings, prediction_stage
-from tmu_jax.unlearning.bad_teacher import bad_teacher
-from tmu_jax.unlearning.bank_labels import bank_labels
-from tmu_jax.unlearning.finetune import finetune
+from tmu_jax.unlearning import (
+    bad_teacher,
+    bank_labels,
+    finetune,
+    negative_gradient,
+    random_labeling,
+    reference,
+    rewarm,
+    soft_twin,
+    twin,
+)
 from tmu_jax.unlearning.method import Method
-from tmu_jax.unlearning.negative_gradient import negative_gradient
-from tmu_jax.unlearning.random_labeling import random_labeling
-from tmu_jax.unlearning.reference import original, retrain
 from tmu_jax.unlearning.relabelling import Relabelling, equal_weights, true_targets, wrong_targets
-from tmu_jax.unlearning.rewarm import rewarm, rewarm_twin
-from tmu_jax.unlearning.soft_twin import soft_twin
-from tmu_jax.unlearning.twin import twin, twin_negative_gradient
 from tmu_jax.unlearning.unlearned import UnlearnedModel
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        original,
-        retrain,
-        finetune,
-        negative_gradient,
-        random_labeling,
-        bad_teacher,
-        twin,
-        twin_negative_gradient,
-        bank_labels,
-        rewarm,
-        soft_twin,
-        rewarm_twin,
+        reference.original,
+        reference.retrain,
+        finetune.finetune,
+        negative_gradient.negative_gradient,
+        random_labeling.random_labeling,
+        bad_teacher.bad_teacher,
+        twin.twin,
+        twin.twin_negative_gradient,
+        bank_labels.bank_labels,
+        rewarm.rewarm,
+        soft_twin.soft_twin,
+        rewarm.rewarm_twin,
     )
 }
 """Methods by name; add your own: `METHODS["mine"] = Method("mine", relabel, Recipe(epochs=2))`."""

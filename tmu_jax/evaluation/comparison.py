@@ -108,7 +108,7 @@ def compare(
     return found, accuracy
 
 
-def floors(
+def compare_floors(
     problem: ForgetProblem,
     gold: Outputs,
     original: Outputs | None = None,
@@ -211,7 +211,7 @@ def evaluate(
     unlearned = model if isinstance(model, UnlearnedModel) else None
     if of_gold is not None:
         original = unlearned.original if unlearned is not None else None
-        found_floors = floors(
+        found_floors = compare_floors(
             problem,
             of_gold,
             None if original is None else outputs(original, problem),

@@ -64,7 +64,7 @@ def test_floors_have_their_closed_forms(problem):
     test_right = np.ones(len(problem.test), bool)
     of_class = np.flatnonzero(problem.test.labels == 0)
     test_right[of_class[: len(of_class) // 4]] = False  # the original gets 75 % of class 0's test images
-    floors = evaluation.floors(
+    floors = evaluation.compare_floors(
         problem,
         outputs(problem, gold),
         outputs(problem, np.ones(20, bool), test_right),
