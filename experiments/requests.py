@@ -1,4 +1,4 @@
-"""Prepare once, forget many: how near each method comes to gold for 1 to 20 % of retraining, and whether it was foretold.
+"""Prepare once, forget many: how near each method comes to gold for 1 to 20 % of retraining, and what was foretold.
 
 Run it as `python -m experiments.requests`. Every recipe is chosen by rehearsal, on held-out images and the twin model;
 gold only judges. The report gives alignment against cost, what the rehearsal promised beside what came true, the labels

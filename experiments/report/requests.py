@@ -1,4 +1,4 @@
-"""The requests' report: alignment against cost, what was foretold beside what came true, and the labels of the banks."""
+"""The requests' report: alignment against cost, what was foretold beside what came true, the labels of the banks."""
 
 import pathlib
 from collections.abc import Mapping, Sequence

@@ -158,7 +158,7 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float | None:
 
 
 def margins(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
-    """How far the true class's logit lies above the largest other one, float64[n]; arguments and errors as `correct`."""
+    """How far the true class's logit lies above the largest other one, float64[n]; arguments as `correct`."""
     correct(logits, labels)
     values, own = np.array(logits, np.float64), (np.arange(len(np.asarray(labels))), np.asarray(labels))
     true = values[own].copy()

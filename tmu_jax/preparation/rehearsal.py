@@ -110,7 +110,7 @@ def rehearse(
     size = len(heldout) if size is None else size
     if not 1 <= size <= len(heldout) or repeats < 1:
         raise ValueError(
-            f"size={size}, repeats={repeats}: there are {len(heldout)} held-out images, and at least one must be forgotten"
+            f"size={size}, repeats={repeats} must be at least 1; there are {len(heldout)} held-out images to forget"
         )
     if method.reference is not None or method.needs == "prediction":
         raise ValueError(

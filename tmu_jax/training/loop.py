@@ -181,7 +181,7 @@ def train(
 
     Args:
       model: a Flax module called as `model(images float32[n, h, w, c], train) -> (logits, embedding)`. On a CPU
-        its convolutions are the fast ones (`training.apply`).
+        its convolutions are the fast ones (`training.module`).
       data: the images to train on, such as `problem.train`, or `problem.retain` for a gold model. Pixel normalisation
         is computed from these images alone.
       key: a PRNG key; initialisation and order are split from it.

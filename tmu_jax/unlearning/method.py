@@ -48,8 +48,8 @@ class Method:
       relabel: makes the relabelling; see `Relabel`. The original model is fine-tuned on it by `recipe`.
       recipe: the optimisation; its augmentation is the original's. Or a function of the original's own recipe and the
         options, `recipe(training, **options)`, for a method that goes on as the training did.
-      needs: "prediction" where `relabel` takes `easy=`, the generalization labels; "bank" where it takes `targets=` too,
-        the distributions that a bank of models gives; None: nothing.
+      needs: "prediction" where `relabel` takes `easy=`, the generalization labels; "bank" where it takes `targets=` as
+        well, the distributions that a bank of models gives; None: nothing.
       options: what `relabel` (or `run`) takes beside that, with the defaults.
       check: called with the options before any work; raises ValueError for values out of range.
       draws: images that an epoch draws, called with (problem, **options), for estimates of time; all of D by default.

@@ -1,4 +1,4 @@
-"""Soft twin: a short fine-tuning of D_f on the outputs that a bank predicts of gold, beside replayed retained images."""
+"""Soft twin: a short fine-tuning of D_f on the outputs that a bank predicts of gold, beside replayed images of D_r."""
 
 import dataclasses
 

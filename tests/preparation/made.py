@@ -1,0 +1,38 @@
+"""A preparation small enough that a test makes it in seconds, and a record of which rows a training gathered."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+
+import tmu_jax
+from tests.patching import patch_everywhere
+from tests.tiny import TinyNet, tiny_data
+from tmu_jax import training
+from tmu_jax.training import Recipe
+
+DATA = tiny_data(num_train=200, num_test=120, seed=3)
+RECIPE = Recipe(epochs=8, batch_size=20, learning_rate=0.05, schedule="onecycle")
+KEY = jax.random.key(0)
+CALL = {"heldout": 40, "folds": 2, "repetitions": 2, "recipe": RECIPE, "key": KEY}
+
+
+def prepared(**options):
+    """The tiny problem, prepared."""
+    return tmu_jax.prepare(TinyNet(), DATA, **{**CALL, **options})
+
+
+@contextlib.contextmanager
+def gathered_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[np.ndarray]]:
+    """The rows of the pool that each call of the training step gathered, int32[steps, batch] each."""
+    steps, rows = training.train_steps, []
+
+    def spy(*args, **kwargs):
+        rows.append(np.asarray(args[5][: int(args[7])]))
+        return steps(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch_everywhere(patch, steps, spy)
+        yield rows
