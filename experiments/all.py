@@ -1,6 +1,9 @@
 """Every experiment in one command: the plan first, then one after another, shared stages trained once.
 
 Run it as `python -m experiments.all`. Killed or interrupted, the same command goes on where it stopped.
+
+Not yet run at full size (`python -m experiments.all --preset paper`). Its first lines estimate the minutes; the rows to
+expect stand with each experiment.
 """
 
 import dataclasses

@@ -3,6 +3,8 @@
 Run it as `python -m experiments.vggface2 --data-dir FOLDER`, where FOLDER holds one folder of images for each identity
 (`n000001/0001_01.jpg`, …) or a prepared TFDS `vgg_face2`. VGGFace2 has no open download; without it, the embedded
 synthetic set stands in. Bad files are named and left out, or refused with `--bad-files refuse`.
+
+Not yet run at full size (`python -m experiments.vggface2 --preset paper --data-dir FOLDER`), nor on real faces.
 """
 
 import dataclasses

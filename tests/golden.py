@@ -90,7 +90,8 @@ def stages() -> dict[str, Stage]:
     )
     of_cycled = prediction_stage(problem, cycled, key, SETTINGS).with_ancestors()
     found["curriculum, one cycle"] = next(stage for stage in of_cycled if stage.kind == "curriculum")
-    found["prediction, other choices"] = prediction_stage(problem, original, key, OTHER_CHOICES)
+    of_others = prediction_stage(problem, original, key, OTHER_CHOICES).with_ancestors()
+    found |= {f"{stage.kind}, other choices": stage for stage in of_others if stage is not original}
     runs = {name: functools.partial(run_network, module) for name, module in NETWORKS.items()}
     for name, make in ({"augmented, one cycle": train_network} | runs).items():
         found[f"training, {name}"] = Stage("training", "network", make, Outcome, VERSIONS["training"])

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import tmu_jax
+from tmu_jax.training import Recipe, Stream, Variables
 
 
 class TinyNet(nn.Module):
@@ -44,3 +45,21 @@ def tiny_data(num_train: int = 200, num_test: int = 80, num_classes: int = 4, se
         return np.clip(images, 0, 255).astype(np.uint8), labels.astype(np.int32)
 
     return tmu_jax.data.from_arrays(*draw(num_train), *draw(num_test))
+
+
+def noise_for_training(
+    module: nn.Module,
+    variables: Variables,
+    normalization: object,
+    pool: object,
+    stream: Stream,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    recipe: Recipe,
+    key: jax.Array,
+    **options: object,
+) -> tuple[Variables, list[float]]:
+    """In place of `training.fit` where it counts what is trained, not how well: noise by the key, nothing compiled."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+    noisy = jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype), variables["params"])
+    return {**variables, "params": jax.tree.map(jnp.asarray, noisy)}, [1.0] * recipe.epochs

@@ -14,6 +14,7 @@ from tests.cpu.common import HAS_COMPILER, needs_compiler
 def run(**environment):
     """What was wrong with each case; where the process ended early, that the last one ended it."""
     environment = {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as conftest has it in this process
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "MALLOC_ARENA_MAX": "1",

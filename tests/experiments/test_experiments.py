@@ -20,7 +20,7 @@ from experiments.protocol.requests import make_requests
 from experiments.report import write as report
 from tests.patching import patch_everywhere
 from tests.protocol.test_run import CONFIG, settings
-from tests.tiny import TinyNet, tiny_data
+from tests.tiny import TinyNet, noise_for_training, tiny_data
 from tmu_jax import training, twin
 from tmu_jax.training import Recipe
 
@@ -140,8 +140,9 @@ def test_the_fast_preset_takes_a_third_of_the_papers_epochs(module, monkeypatch)
 # Seeds
 
 
-def test_split_training_and_unlearning_have_seeds_of_their_own(data, tmp_path):
+def test_split_training_and_unlearning_have_seeds_of_their_own(data, tmp_path, monkeypatch):
     """Holding one of the three still leaves the stages that depend on it alone untouched."""
+    patch_everywhere(monkeypatch, training.fit, noise_for_training)
     base = settings(data, seeds=(0, 1), methods=("finetune",))
 
     def stages(name, **held):
@@ -197,7 +198,8 @@ def test_the_variants_end_to_end(data, tmp_path):
     assert len(list((tmp_path / "stages").glob("gold-*"))) == 4
 
 
-def test_the_sizes_end_to_end(data, tmp_path):
+def test_the_sizes_end_to_end(data, tmp_path, monkeypatch):
+    patch_everywhere(monkeypatch, training.fit, noise_for_training)
     options = forget_size.Options(sizes=("1", "8", "all"), ratios=("dataset", "all"))
     plain = settings(data, experiment="forget_size", requests="each", classes=(1,))
     records, text = finish(forget_size.EXPERIMENT, forget_size.arms(plain, options, data), data, tmp_path)
@@ -263,6 +265,7 @@ def test_the_forecast_counts_shared_stages_once(data, tmp_path):
 def test_a_series_is_every_experiment_with_one_folder_of_stages(tmp_path, monkeypatch):
     for variable in ("TMU_JAX_DATA", "TFDS_DATA_DIR"):
         monkeypatch.delenv(variable, raising=False)
+    tmu_jax.cpu.is_available()  # compiled once for all tests, not into this empty folder
     for variable in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -365,11 +368,10 @@ def test_faces_that_are_not_there_are_asked_for_in_one_line(tmp_path, capsys, mo
 
 def test_a_recipe_with_augmentation_reaches_every_training(data, tmp_path, monkeypatch):
     recipes = []
-    fit = training.fit
 
     def recording(*args, **kwargs):
         recipes.append(args[7])
-        return fit(*args, **kwargs)
+        return noise_for_training(*args, **kwargs)
 
     patch_everywhere(monkeypatch, training.fit, recording)
     augmented = Recipe(epochs=1, batch_size=20, augment=True)

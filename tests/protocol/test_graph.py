@@ -10,7 +10,7 @@ import tmu_jax
 from experiments.protocol.graph import Graph
 from experiments.protocol.requests import FLOORS, make_requests
 from tests.protocol.test_run import settings
-from tests.tiny import TinyNet, tiny_data
+from tests.tiny import TinyNet, noise_for_training, tiny_data
 from tmu_jax import training
 from tmu_jax.unlearning import METHODS
 from tmu_jax.unlearning import method as method_module
@@ -152,7 +152,7 @@ def test_what_is_trained_on_which_rows(monkeypatch):
 
     def spy(module, variables, normalization, pool, stream, *rest, **options):
         seen.append(np.unique(np.concatenate(stream.groups)))
-        return fit(module, variables, normalization, pool, stream, *rest, **options)
+        return noise_for_training(module, variables, normalization, pool, stream, *rest, **options)
 
     from tests.patching import patch_everywhere
 
