@@ -43,9 +43,14 @@ class BudgetGraph(Graph):
         assert settings.budget is not None
         count = settings.in_turn or 1
         size = min(-(-len(problem.forget) // count), len(problem.heldout))
-        methods = candidates(settings.recipe, len(problem.train), size, settings.budget / count, bank=True)
+        methods = candidates(settings.recipe, len(problem.retain), size, settings.budget / count, bank=True)
         repeats = 1 if size == len(problem.heldout) or count == 1 else 3
         return [(method, rehearsal_stage(self.rehearsing, method, size, repeats)) for method in methods]
+
+    def share(self, method: Method) -> float:
+        """What a method with its options costs, of all requests together, as a share of retraining's images."""
+        work = sum(method.work(problem) for problem in self._in_turn())
+        return work / (self.settings.recipe.epochs * len(self.request.problem.retain))
 
     def _in_turn(self) -> list[ForgetProblem]:
         """The request, or its parts one after another: what an earlier one forgot is no part of a later one's D."""
@@ -56,8 +61,8 @@ class BudgetGraph(Graph):
         found, train = [], problem.train.indices
         for rows in np.array_split(order, count):
             retain = np.setdiff1d(train, rows).astype(np.int32)
-            own = {"train": Split(problem.pool, train), "forget": Split(problem.pool, np.sort(rows))}
-            found.append(dataclasses.replace(problem, **own, retain=Split(problem.pool, retain)))
+            own = [Split(problem.pool, indices) for indices in (train, np.sort(rows), retain)]
+            found.append(dataclasses.replace(problem, train=own[0], forget=own[1], retain=own[2]))
             train = retain
         return found
 

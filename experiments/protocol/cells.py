@@ -104,9 +104,8 @@ class Cells:
         if not isinstance(self._graph, BudgetGraph):
             return {}
         tried = [self._stages.kept(stage) for stage in self._graph.rehearsals(name)]
-        best, problem = best_of(tried), self._request.problem
-        work = METHODS[name].configured(None, best.options).work(problem)
-        return estimates(best, tried, work / (self._settings.recipe.epochs * len(problem.retain)))
+        best = best_of(tried)
+        return estimates(best, tried, self._graph.share(METHODS[name].configured(None, best.options)))
 
     def _labels(self, name: str, gold_outputs: evaluation.Outputs) -> Found:
         prediction = self._stages.kept(self._graph.labels(name))

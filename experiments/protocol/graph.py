@@ -14,13 +14,15 @@ from experiments.protocol.requests import FLOORS, Request
 from experiments.protocol.settings import Settings
 from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.evaluation import Outputs
-from tmu_jax.preparation.building import TWIN_SETTINGS, prediction_from_bank, preparation_stage
+from tmu_jax.preparation.building import prediction_from_bank, preparation_stage
 from tmu_jax.stages import PASS_WORK, VERSIONS, Stage, key_for, stage_hash
 from tmu_jax.training import Recipe, TrainedModel
-from tmu_jax.twin import TwinSettings, prediction_stage
+from tmu_jax.twin import prediction_stage
 from tmu_jax.unlearning import METHODS, Method
 
 _PARTS = {"twin_model": "twin_model", "curriculum": "curriculum", "features": "features", "prediction": "predictor"}
+TWIN_EPOCHS_SHARE = 0.3
+"""Of the twin model of rehearsals; its epochs as a share of the training's."""
 _PARTS |= {"bank_prediction": "bank"}
 """Parts of a method's seconds by the kind of stage that they are spent on."""
 
@@ -67,13 +69,13 @@ class Graph:
     @functools.cached_property
     def rehearsing(self) -> Stage:
         """The same with the twin model of rehearsals."""
-        return self._prepared(TWIN_SETTINGS)
+        return self._prepared(TWIN_EPOCHS_SHARE)
 
     def prediction_of(self, problem: ForgetProblem) -> Stage:
         """The bank's labels and distributions of a request."""
         return prediction_from_bank(self.prepared, problem)
 
-    def _prepared(self, twin_settings: TwinSettings | None) -> Stage:
+    def _prepared(self, twin_epochs_share: float | None) -> Stage:
         settings, problem = self.settings, self.request.problem
         # Augmented copies of held-out images are no images of their own.
         heldout = problem.heldout.indices
@@ -88,7 +90,7 @@ class Graph:
             settings.data_fingerprint,
             key_for(jax.random.key(self.request.seeds.training), "preparation"),
             settings.bank,
-            twin_settings,
+            twin_epochs_share,
         )
 
     def method(self, name: str) -> Method:

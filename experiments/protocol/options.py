@@ -13,6 +13,10 @@ DEFAULT_METHODS = (
     "bad_teacher",
     "twin",
     "twin_negative_gradient",
+    "bank_labels",
+    "rewarm",
+    "soft_twin",
+    "rewarm_twin",
 )
 
 QUICK: dict[str, Any] = {

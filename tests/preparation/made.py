@@ -13,7 +13,21 @@ from tests.tiny import TinyNet, tiny_data
 from tmu_jax import training
 from tmu_jax.training import Recipe
 
-DATA = tiny_data(num_train=200, num_test=120, seed=3)
+
+def hard_data() -> tmu_jax.data.Dataset:
+    """The tiny data in so much noise that a model is wrong on some images that it never saw."""
+    easy = tiny_data(num_train=200, num_test=120, seed=3)
+    rng = np.random.default_rng(0)
+
+    def noisy(images: np.ndarray) -> np.ndarray:
+        return np.clip(images + rng.normal(0, 90, images.shape), 0, 255).astype(np.uint8)
+
+    return tmu_jax.data.from_arrays(
+        noisy(easy.train_images), easy.train_labels, noisy(easy.test_images), easy.test_labels
+    )
+
+
+DATA = hard_data()
 RECIPE = Recipe(epochs=8, batch_size=20, learning_rate=0.05, schedule="onecycle")
 KEY = jax.random.key(0)
 CALL = {"heldout": 40, "folds": 2, "repetitions": 2, "recipe": RECIPE, "key": KEY}

@@ -38,7 +38,8 @@ def test_no_model_gathers_an_image_of_its_fold(monkeypatch):
             model = compute(stage)
         seen = np.unique(np.concatenate([part.ravel() for part in rows]))
         assert not np.isin(model.rows, seen).any()
-        assert np.isin(seen, model.trained).all() and len(seen) > 100
+        assert np.isin(seen, model.trained).all()
+        assert len(seen) > 100
         answered.append(model.rows)
     for repetition in (answered[:3], answered[3:]):
         of_train = np.concatenate([rows[rows < 200] for rows in repetition])

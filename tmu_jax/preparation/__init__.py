@@ -2,8 +2,8 @@
 
 from tmu_jax.preparation.bank import Bank, BankModel, BankSettings
 from tmu_jax.preparation.building import prepare
-from tmu_jax.preparation.grid import candidates, rehearse_candidates
 from tmu_jax.preparation.forgetting import Forgotten, forget
+from tmu_jax.preparation.grid import candidates, rehearse_candidates
 from tmu_jax.preparation.prepared import Prepared
 from tmu_jax.preparation.refreshing import refresh
 from tmu_jax.preparation.rehearsal import Estimate, Rehearsal, rehearse

@@ -213,7 +213,7 @@ class Bank:
 
     def without(self, rows: np.ndarray) -> "Bank":
         """The bank without its answers on rows int32[n]; which model was trained on them stays known."""
-        models = []
+        models: list[list[BankModel]] = []
         for repetition in self.models:
             models.append([])
             for model in repetition:

@@ -19,8 +19,25 @@ from tmu_jax.training.packing import pack, unpack_model, unpack_plain
 from tmu_jax.twin import TwinPrediction, TwinSettings
 from tmu_jax.twin.models import train_with_heldout
 
-TWIN_SETTINGS = TwinSettings(twin_replay=0.2)
-"""Of the twin model of a rehearsal: a fifth of D is replayed beside the held-out images."""
+
+def twin_settings(training: Recipe, epochs_share: float) -> TwinSettings:
+    """How the twin model of a rehearsal is trained: warmed up again with the held-out images, as the training was.
+
+    A rehearsal is only as good as its twin model: M_t must know the held-out images as deeply as M_o knows D_f, and
+    owe M_o as little as may be, which is gold there. A short fine-tuning at a small rate does neither.
+
+    Args:
+      training: M_o's recipe.
+      epochs_share: epochs of the cycle, as a share of the training's.
+
+    Raises:
+      ValueError: for a share out of range.
+    """
+    if not 0 < epochs_share <= 1:
+        raise ValueError(f"twin_epochs_share={epochs_share} must be above 0 and at most 1")
+    epochs = max(1, round(epochs_share * training.epochs))
+    recipe = dataclasses.replace(training, epochs=epochs, schedule="onecycle")
+    return TwinSettings(twin_recipe=recipe, max_twin_epochs=epochs)
 
 
 def prepare(
@@ -33,7 +50,7 @@ def prepare(
     repetitions: int = 2,
     epochs_share: float = 0.5,
     recipe: Recipe | None = None,
-    twin_settings: TwinSettings = TWIN_SETTINGS,
+    twin_epochs_share: float = 0.3,
     folder: pathlib.Path | str | None = None,
     progress: Callable[[str], Progress] | None = None,
 ) -> Prepared:
@@ -52,7 +69,7 @@ def prepare(
       repetitions: R, how often D is split anew.
       epochs_share: of M_o's epochs, for each model of the bank.
       recipe: of M_o, for a module.
-      twin_settings: of the twin model.
+      twin_epochs_share: of M_o's epochs, for the twin model of the rehearsals.
       folder: where models are kept.
       progress: makes the progress function, called with (steps done, steps in all), of each named part.
 
@@ -76,7 +93,7 @@ def prepare(
         original = _training_stage(module, data, train_rows, key_for(key, "original"), training)
     keeper = None if folder is None else FolderKeeper(StageStore(folder), module)
     stage = preparation_stage(
-        original, training, train_rows, unseen, test, data.fingerprint, key, settings, twin_settings
+        original, training, train_rows, unseen, test, data.fingerprint, key, settings, twin_epochs_share
     )
     return compute(stage, progress, keeper)
 
@@ -90,7 +107,7 @@ def preparation_stage(
     fingerprint: str,
     key: jax.Array,
     settings: BankSettings,
-    twin_settings: TwinSettings | None = TWIN_SETTINGS,
+    twin_epochs_share: float | None = 0.3,
 ) -> Stage:
     """The stages of a preparation; the last one's value is a `Prepared`, and is not kept: it takes seconds.
 
@@ -103,11 +120,12 @@ def preparation_stage(
       fingerprint: of the images.
       key: a PRNG key.
       settings: of the bank.
-      twin_settings: of the twin model; None: no twin model, and no rehearsals.
+      twin_epochs_share: of the twin model; None: no twin model, and no rehearsals.
     """
     parents = {"original": original}
-    if twin_settings is not None:
-        parents["twin"] = _twin_stage(original, train_rows, heldout, fingerprint, key_for(key, "twin"), twin_settings)
+    if twin_epochs_share is not None:
+        of_twin = twin_settings(training, twin_epochs_share)
+        parents["twin"] = _twin_stage(original, train_rows, heldout, fingerprint, key_for(key, "twin"), of_twin)
     unseen = np.union1d(test.indices, heldout.indices).astype(np.int32)
     bank_key = key_for(key, "bank")
     bank = bank_stages(original, settings.recipe(training), train_rows, unseen, bank_key, settings, fingerprint)
@@ -119,9 +137,9 @@ def preparation_stage(
         bank = bank_of(list(models.values()), settings, len(train_rows.pool), key)
         one = original.recipe.epochs * len(train_rows)
         costs, seconds = {}, {}
-        if twin is not None and twin_settings is not None:
-            epoch = twin_settings.twin_replay * len(train_rows) + len(heldout)
-            costs["twin model"], seconds["twin model"] = len(twin.losses) * epoch / one, twin.seconds
+        if twin is not None:
+            costs["twin model"] = len(twin.losses) * (len(train_rows) + len(heldout)) / one
+            seconds["twin model"] = twin.seconds
         if models:
             epochs = settings.recipe(original.recipe).epochs
             costs["bank"] = sum(epochs * len(model.trained) for model in models.values()) / one
@@ -180,7 +198,7 @@ def _twin_stage(
             "train": train_rows.indices,
             "heldout": heldout.indices,
         },
-        work=settings.twin_recipe.epochs * (settings.twin_replay * len(train_rows) + len(heldout)),
+        work=settings.twin_recipe.epochs * (len(train_rows) + len(heldout)),
     )
 
 

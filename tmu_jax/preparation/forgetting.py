@@ -108,6 +108,8 @@ def forget(
     method = as_method(method).configured(None, options)
     if method.reference == "original":
         raise ValueError("method='original' forgets nothing; choose another one")
+    if method.needs == "bank" and prepared.bank is None:
+        raise ValueError(f"method={method.name!r} learns from a bank, and folds=0 left none; prepare with folds=2")
     prediction = None
     if method.needs == "prediction" or prepared.bank is not None:
         prediction = prepared.prediction(problem, published=method.needs == "prediction")

@@ -8,7 +8,9 @@ from tmu_jax.stages import Progress
 from tmu_jax.training import Recipe
 from tmu_jax.unlearning import METHODS, Method
 
-PEAKS = (0.5, 1.0)
+REWARM_PEAKS = (0.5, 1.0, 2.0)
+TWIN_PEAKS = (0.5, 1.0)
+"""Of the learning rate, as multiples of the training's own peak."""
 RATES = (0.05, 0.1)
 SOFT_EPOCHS = 6
 COPIES = 2
@@ -43,7 +45,7 @@ def candidates(training: Recipe, num_retained: int, num_forgotten: int, budget: 
     found = []
     epochs = max(1, int(images // num_retained))
     share = min(1.0, images / num_retained / epochs)
-    for peak in PEAKS:
+    for peak in REWARM_PEAKS:
         found.append(METHODS["rewarm"].configured(None, {"share": share, "epochs": epochs, "peak": peak}))
     if not bank:
         return found
@@ -51,7 +53,7 @@ def candidates(training: Recipe, num_retained: int, num_forgotten: int, budget: 
         part = min(1.0, (images / epochs - COPIES * num_forgotten) / num_retained)
         if part * num_retained < training.batch_size:
             continue
-        for peak in PEAKS:
+        for peak in TWIN_PEAKS:
             options = {"share": part, "epochs": epochs, "peak": peak, "copies": COPIES}
             found.append(METHODS["rewarm_twin"].configured(None, options))
     replay = min(num_retained / num_forgotten, images / SOFT_EPOCHS / num_forgotten - 1)

@@ -125,8 +125,8 @@ class Prepared:
                 raise ValueError("the preparation has no twin model, which the published features need")
             key = key_for(self.key, f"request {len(self.forgotten)}")
             curriculum = train_curriculum(problem, self.model, key_for(key, "curriculum"))
-            features = measure_features(problem, self.model, self.twin, (curriculum, curriculum))
-            return predict_labels(problem, features, key_for(key, "predictor"), DEFAULT_SETTINGS)
+            measured = measure_features(problem, self.model, self.twin, (curriculum, curriculum))
+            return predict_labels(problem, measured, key_for(key, "predictor"), DEFAULT_SETTINGS)
         assert self.calibration is not None
         labels = problem.forget.labels
         answers = self.bank.answers(problem.forget.indices)

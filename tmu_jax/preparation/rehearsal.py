@@ -117,7 +117,7 @@ def rehearse(
             f"method {method.name!r} cannot be rehearsed: it retrains, or learns its labels from the rehearsal"
         )
     if prepared.twin is None:
-        raise ValueError("the preparation has no twin model to rehearse with; prepare with twin_settings")
+        raise ValueError("the preparation has no twin model to rehearse with; prepare with twin_epochs_share")
     key = key_for(prepared.key, "rehearsal") if key is None else key
     before = _Outputs.of(prepared, prepared.twin)
     gold = _Outputs.of(prepared, prepared.original)

@@ -1,0 +1,191 @@
+"""Requests in turn: what is gone stays gone, who owes what, and what `auto` takes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import tmu_jax
+from tests.preparation.made import CALL, DATA, RECIPE, gathered_rows, prepared
+from tests.tiny import TinyNet
+from tmu_jax import forget, refresh
+from tmu_jax.preparation.forgetting import expected_accuracy, unlike_beyond_chance
+from tmu_jax.preparation.rehearsal import Estimate, Rehearsal
+from tmu_jax.training import predict
+
+FIRST, SECOND = np.arange(0, 12), np.arange(40, 52)
+
+
+@pytest.fixture(scope="module")
+def ready():
+    return prepared()
+
+
+@pytest.fixture(scope="module")
+def in_turn(ready):
+    first = forget(ready, FIRST, method="soft_twin")
+    return first, forget(first.prepared, SECOND, method="soft_twin")
+
+
+@pytest.mark.parametrize("method", ["rewarm", "soft_twin", "rewarm_twin", "bank_labels", "finetune"])
+def test_what_an_earlier_request_forgot_is_never_gathered_again(ready, method, monkeypatch):
+    first = forget(ready, FIRST, method="rewarm")
+    with gathered_rows(monkeypatch) as rows:
+        forget(first.prepared, SECOND, method=method)
+    gathered = np.unique(np.concatenate([part.ravel() for part in rows]))
+    assert not np.isin(gathered, FIRST).any()
+    assert np.isin(SECOND, gathered).any() == (method in ("soft_twin", "rewarm_twin", "bank_labels"))
+
+
+def test_no_bank_and_no_problem_hold_it_any_more(in_turn):
+    after = in_turn[1].prepared
+    for models in after.bank.models:
+        assert not any(np.isin([*FIRST, *SECOND], model.rows).any() for model in models)
+    with pytest.raises(ValueError, match="holds 3, which an earlier request forgot already"):
+        after.problem([3])
+
+
+def test_requests_in_turn_leave_the_data_of_one_request(ready, in_turn):
+    one = forget(ready, [*FIRST, *SECOND], method="rewarm").prepared
+    np.testing.assert_array_equal(one.train.indices, in_turn[1].prepared.train.indices)
+    assert one.debt() == in_turn[1].debt
+    assert len(in_turn[1].prepared.forgotten) == 2
+
+
+def test_the_second_request_starts_from_the_first_ones_model(in_turn):
+    assert in_turn[1].model.original is in_turn[0].model
+    assert in_turn[0].prepared.model is in_turn[0].model
+
+
+def test_the_debt_of_each_model_is_what_it_was_trained_on(in_turn):
+    """Of every repetition the two models' training rows are the two halves: together they owe each image once."""
+    debt = in_turn[1].debt
+    assert debt["bank 0.0"] + debt["bank 0.1"] == debt["bank 1.0"] + debt["bank 1.1"] == 24
+    assert debt["original (rehearsals)"] == debt["twin (rehearsals)"] == 24
+    assert "trained on forgotten images: 6 of 6" in repr(in_turn[1])
+
+
+def test_refreshing_pays_the_debt_of_what_the_budget_buys(in_turn, monkeypatch):
+    after = in_turn[1].prepared
+    owed = {name: count for name, count in after.debt().items() if name.startswith("bank")}
+    with gathered_rows(monkeypatch) as rows:
+        fresh = refresh(after, 0.3)
+    gathered = np.unique(np.concatenate([part.ravel() for part in rows]))
+    assert not np.isin(gathered, [*FIRST, *SECOND]).any()
+    left = {name: count for name, count in fresh.debt().items() if name.startswith("bank")}
+    assert sorted(left.values())[0] == 0
+    assert sum(count > 0 for count in left.values()) == 3
+    assert left[max(owed, key=owed.get)] == 0  # the most indebted one first
+    assert fresh.costs["refreshed"] == pytest.approx(0.25, rel=0.2)
+    paid = refresh(after, 2.0)
+    assert sum(count for name, count in paid.debt().items() if name.startswith("bank")) == 0
+    with pytest.raises(ValueError, match="nothing to refresh"):
+        refresh(paid, 2.0)
+    with pytest.raises(ValueError, match=r"budget=0\.01 trainings buys no model"):
+        refresh(after, 0.01)
+
+
+def test_nothing_to_refresh_without_a_bank():
+    with pytest.raises(ValueError, match=r"no bank"):
+        refresh(prepared(folds=0), 1.0)
+
+
+def test_a_request_of_several_classes_and_of_one_image(ready):
+    assert forget(ready, [0, 1, 2, 3], method="rewarm").prepared.forgotten[0].tolist() == [0, 1, 2, 3]
+    found = forget(ready, [7], method="soft_twin")
+    assert found.prediction.targets.shape == (1, 4)
+    assert 0 <= found.expected_accuracy.low <= found.expected_accuracy.high <= 100
+
+
+def test_the_request_before_it_is_left_intact(ready):
+    before = ready.train.indices.copy()
+    forget(ready, FIRST, method="rewarm")
+    np.testing.assert_array_equal(ready.train.indices, before)
+    assert ready.forgotten == ()
+
+
+def rehearsal(method, misalignment, share=0.2, size=20, **options):
+    known = tmu_jax.METHODS[method].configured(None, options)
+    return Rehearsal(
+        method, dict(known.options), size, 1, share, Estimate(0, 0, 0), 0, Estimate(0, 0, 0),
+        Estimate(100 - misalignment, 0, 0), Estimate(0, 0, 0), Estimate(0, 0, 0), {}, 0.0,
+    )  # fmt: skip
+
+
+def test_auto_takes_the_best_rehearsal_within_the_budget(ready):
+    tried = (
+        rehearsal("rewarm", 30, peak=0.5),
+        rehearsal("soft_twin", 20, rate=0.2),
+        rehearsal("rewarm_twin", 10, share=0.5),  # beyond the budget
+        rehearsal("rewarm", 5, size=2, peak=0.1),  # of another size
+    )
+    found = forget(dataclasses.replace(ready, rehearsals=tried), np.arange(20), budget=0.2)
+    assert found.method.startswith("soft_twin")
+    assert found.rehearsal is tried[1]
+    assert "rehearsed: agreement 80.0" in repr(found)
+
+
+def test_auto_rehearses_where_nothing_was(ready):
+    found = forget(ready, np.arange(20), budget=0.2)
+    assert len(found.prepared.rehearsals) > 4
+    best = min(found.prepared.rehearsals, key=lambda one: one.misalignment)
+    assert found.rehearsal is best
+    assert found.method.startswith(best.method)
+    assert found.share < 0.25
+
+
+def test_memorised_images_with_wrong_labels_are_forgotten_and_said_to_be_no_random_draw():
+    """Forty of them: gold gets none right, the original all, and what learns from held-out images is not asked."""
+    labels = DATA.train_labels.copy()
+    labels[:40] = (labels[:40] + 1) % 4
+    data = tmu_jax.data.from_arrays(DATA.train_images, labels, DATA.test_images, DATA.test_labels)
+    recipe = dataclasses.replace(RECIPE, epochs=60, learning_rate=0.3)
+    ready = tmu_jax.prepare(TinyNet(width=64), data, **{**CALL, "recipe": recipe})
+    problem = ready.problem(np.arange(40))
+
+    def accuracy(model):
+        return 100 * float(np.mean(predict(model, problem.forget)[0].argmax(-1) == problem.forget.labels))
+
+    assert accuracy(ready.original) > 90
+    found = forget(ready, np.arange(40), budget=0.2)
+    assert found.method.startswith("rewarm (")
+    assert found.likeness > 80
+    assert any("not drawn like the held-out images" in note for note in found.notes)
+    gold = tmu_jax.train(TinyNet(width=64), problem.retain, key=CALL["key"], recipe=recipe)
+    assert accuracy(gold) < 10
+    # A dense network this small needs more than the grid's rates to let go of what it has learnt by heart.
+    assert accuracy(forget(ready, np.arange(40), method="rewarm", epochs=12, peak=4.0).model) < 20
+
+
+def test_expected_accuracy_is_the_mean_probability():
+    found = expected_accuracy(np.array([1.0, 0.5, 0.0, 0.5], np.float32))
+    assert found.value == 50
+    assert found.high - found.value == pytest.approx(1.96 * 100 * np.sqrt(0.5) / 4, rel=1e-3)
+
+
+def test_few_images_must_differ_more_to_count_as_unlike():
+    assert unlike_beyond_chance(10_000, 1000) == 15
+    assert unlike_beyond_chance(10, 1000) > 25
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": "amnesia"}, "method='amnesia' is unknown"),
+        ({"method": "original"}, "forgets nothing"),
+        ({"method": "soft_twin", "share": 1}, "share=1 is no option"),
+        ({"rate": 0.1}, "have no use with method='auto'"),
+        ({"budget": 0.0001}, "less than one step"),
+        ({"budget": 2.0}, "budget=2.0"),
+    ],
+)
+def test_requests_that_cannot_be(ready, options, said):
+    with pytest.raises(ValueError, match=said):
+        forget(ready, FIRST, **options)
+
+
+def test_methods_of_a_bank_need_one():
+    bare = prepared(folds=0)
+    with pytest.raises(ValueError, match="learns from a bank, and folds=0 left none"):
+        forget(bare, FIRST, method="soft_twin")
+    assert forget(bare, FIRST, budget=0.2).method.startswith("rewarm (")

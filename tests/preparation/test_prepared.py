@@ -1,0 +1,166 @@
+"""Preparing: what is kept, how it is resumed, and what requests see of it."""
+
+import chex
+import numpy as np
+import pytest
+
+import tmu_jax
+from tests.preparation.made import CALL, DATA, KEY, RECIPE, prepared
+from tests.tiny import TinyNet
+from tmu_jax.preparation.building import heldout_rows
+from tmu_jax.training import predict
+
+
+@pytest.fixture(scope="module")
+def ready():
+    return prepared()
+
+
+def same(one, other):
+    """Asserts that two preparations hold the same numbers."""
+    chex.assert_trees_all_equal(one.model.variables, other.model.variables)
+    chex.assert_trees_all_equal(one.twin.variables, other.twin.variables)
+    rows = one.train.indices
+    np.testing.assert_array_equal(one.bank.answers(rows), other.bank.answers(rows))
+    np.testing.assert_array_equal(one.calibration.heldout.targets, other.calibration.heldout.targets)
+
+
+def test_heldout_images_are_of_the_test_set_and_of_every_class_alike(ready):
+    assert ready.heldout.indices.min() >= 200
+    assert len(ready.heldout) == 40
+    assert np.bincount(ready.heldout.labels).tolist() == [10, 10, 10, 10]
+    assert not np.isin(ready.heldout.indices, ready.train.indices).any()
+    given = heldout_rows(DATA, np.array([7, 1, 2, 0, 3]), KEY)
+    np.testing.assert_array_equal(given, [200, 201, 202, 203, 207])
+
+
+def test_the_twin_model_knows_the_heldout_images_and_the_original_does_not(ready):
+    known, unknown = (
+        float(np.mean(predict(model, ready.heldout)[0].argmax(-1) == ready.heldout.labels))
+        for model in (ready.twin, ready.original)
+    )
+    assert known > unknown
+
+
+def test_the_calibration_is_of_the_original_on_heldout_images(ready):
+    right = predict(ready.original, ready.heldout)[0].argmax(-1) == ready.heldout.labels
+    np.testing.assert_array_equal(ready.calibration.heldout_right, right)
+
+
+def test_costs_are_in_trainings(ready):
+    epochs = len(ready.twin.losses)
+    assert epochs == 2  # three tenths of 8
+    assert ready.costs["twin model"] == pytest.approx(epochs * (200 + 40) / (RECIPE.epochs * 200))
+    assert ready.costs["bank"] == pytest.approx(4 * 4 * 100 / (RECIPE.epochs * 200))  # half the epochs on half of D
+    assert "a bank of 4 models; cost" in repr(ready)
+
+
+def test_a_trained_model_is_taken_as_it_is(ready):
+    again = tmu_jax.prepare(ready.original, DATA, **{**CALL, "recipe": None})
+    assert again.original is ready.original
+    same(again, ready)
+    with pytest.raises(ValueError, match="recipe has no use"):
+        tmu_jax.prepare(ready.original, DATA, **CALL)
+
+
+def test_killed_and_resumed_it_equals_what_ran_through(ready, tmp_path):
+    """Stopped while the third model of the bank trains; the second run trains that one and the last."""
+    begun = []
+
+    def progress(part):
+        begun.append(part)
+
+        def report(done, total):
+            if begun.count("bank") == 3:
+                raise KeyboardInterrupt
+
+        return report
+
+    with pytest.raises(KeyboardInterrupt):
+        prepared(folder=tmp_path, progress=progress)
+    assert begun == ["original", "twin_model", "bank", "bank", "bank"]
+    again = []
+    resumed = prepared(folder=tmp_path, progress=lambda part: again.append(part) or (lambda done, total: None))
+    assert again == ["bank", "bank", "prepared"]
+    same(resumed, ready)
+
+
+def test_without_a_bank_the_published_features_are_left(ready):
+    bare = prepared(folds=0)
+    assert bare.bank is None
+    assert "no bank" in repr(bare)
+    assert "bank" not in bare.costs
+    problem = bare.problem(np.arange(12))
+    prediction = bare.prediction(problem)
+    assert prediction.probability.shape == (12,)
+    assert prediction.targets is None
+    assert prediction.original_features.shape == (12, 3)
+
+
+def test_a_prediction_is_of_the_bank_and_meets_its_own_count(ready):
+    problem = ready.problem(np.arange(30))
+    prediction = ready.prediction(problem)
+    wrong = int((prediction.targets.argmax(-1) != problem.forget.labels).sum())
+    assert wrong == round(float(np.sum(1 - prediction.probability.astype(float))))
+    np.testing.assert_array_equal(prediction.easy, prediction.probability >= 0.5)
+    assert prediction.targets.shape == (30, 4)
+
+
+def test_the_problem_of_a_request(ready):
+    problem = ready.problem([5, 2, 6])  # classes 1, 2 and 2
+    np.testing.assert_array_equal(problem.forget.indices, [5, 2, 6])
+    assert problem.target_classes == (1, 2)
+    assert set(problem.heldout.labels) == {1, 2}
+    assert len(problem.retain) == 197
+    assert not np.isin(problem.retain.indices, [5, 2, 6]).any()
+
+
+def test_images_drawn_alike_are_not_told_apart_and_others_are(ready):
+    alike = ready.likeness(ready.problem(np.arange(40)))
+    wrong = DATA.train_labels.copy()
+    wrong[:40] = (wrong[:40] + 1) % 4
+    data = tmu_jax.data.from_arrays(DATA.train_images, wrong, DATA.test_images, DATA.test_labels)
+    other = tmu_jax.prepare(TinyNet(), data, **CALL)
+    unlike = other.likeness(other.problem(np.arange(40)))
+    assert alike < 65 < 75 < unlike
+
+
+@pytest.mark.parametrize(
+    ("indices", "error", "said"),
+    [
+        ([], ValueError, "indices is empty"),
+        ([1, 1], ValueError, "names 1 twice"),
+        ([200], ValueError, "holds 200, no row that the model was trained on; they lie in 0..199"),
+        ([-1], ValueError, "holds -1"),
+        ([0.5], TypeError, "must be integers"),
+        (np.zeros((2, 2), int), TypeError, "must be integers"),
+        (np.ones(4, bool), TypeError, "must be integers"),
+        (range(200), ValueError, "all 200 images"),
+    ],
+)
+def test_indices_that_cannot_be_forgotten(ready, indices, error, said):
+    with pytest.raises(error, match=said):
+        ready.problem(indices)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"folds": 1}, ValueError, "folds=1"),
+        ({"folds": 201}, ValueError, "folds=201 of 200 images"),
+        ({"heldout": 1}, ValueError, "heldout=1"),
+        ({"heldout": 121}, ValueError, "heldout=121 must be at least 2 and at most 120"),
+        ({"heldout": [0, 0]}, ValueError, "each once"),
+        ({"heldout": [0, 4]}, ValueError, "holds no image of class"),
+        ({"twin_epochs_share": 0.0}, ValueError, "twin_epochs_share=0.0"),
+        ({"heldout": [0.5, 1]}, TypeError, "heldout must be a number or rows"),
+    ],
+)
+def test_preparations_that_cannot_be(options, error, said):
+    """Before any work: nothing is trained."""
+
+    def progress(part):
+        pytest.fail(f"{part} was begun")
+
+    with pytest.raises(error, match=said):
+        prepared(progress=progress, **options)

@@ -1,0 +1,122 @@
+"""A rehearsal equals what a direct computation on the planted problem gives, and its grid keeps to its budget."""
+
+import jax
+import numpy as np
+import pytest
+
+import tmu_jax
+from tests.preparation.made import RECIPE, gathered_rows, prepared
+from tmu_jax.data import Split
+from tmu_jax.evaluation import metrics
+from tmu_jax.preparation import candidates, rehearse, rehearse_candidates
+from tmu_jax.preparation.rehearsal import Estimate
+from tmu_jax.stages import key_for
+from tmu_jax.training import predict
+
+OPTIONS = {"share": 0.5, "epochs": 2, "peak": 1.0}
+
+
+@pytest.fixture(scope="module")
+def ready():
+    return prepared()
+
+
+def test_it_equals_a_direct_computation(ready):
+    """M_t forgets the held-out images by the public `unlearn`, and is compared with M_o by hand."""
+    found = rehearse(ready, "rewarm", **OPTIONS)
+    key = key_for(key_for(ready.key, "rehearsal"), "rewarm 0")
+    problem = ready.twin_problem(ready.heldout.indices)
+    model = tmu_jax.unlearn("rewarm", problem, ready.twin, key=key, **OPTIONS)
+    ours, gold, before = (predict(m, ready.heldout)[0] for m in (model, ready.original, ready.twin))
+    labels = ready.heldout.labels
+    right, gold_right = ours.argmax(-1) == labels, gold.argmax(-1) == labels
+    assert found.forget_accuracy.value == pytest.approx(100 * right.mean())
+    assert found.gold_accuracy == pytest.approx(100 * gold_right.mean())
+    assert found.gap.value == pytest.approx(100 * abs(right.mean() - gold_right.mean()))
+    assert found.agreement.value == pytest.approx(100 * (right == gold_right).mean())
+    assert found.distance.value == pytest.approx(metrics.activation_distance(ours, gold))
+    assert found.untouched["distance"] == pytest.approx(metrics.activation_distance(before, gold))
+    others = Split(ready.test.pool, np.setdiff1d(ready.test.indices, ready.heldout.indices))
+    accuracies = [100 * np.mean(predict(m, others)[0].argmax(-1) == others.labels) for m in (ready.original, model)]
+    assert found.test_loss.value == pytest.approx(accuracies[0] - accuracies[1])
+    assert found.share == pytest.approx(2 * 100 / (RECIPE.epochs * 200))
+
+
+def test_no_forgotten_image_is_gathered_and_all_else_is_retained(ready, monkeypatch):
+    with gathered_rows(monkeypatch) as rows:
+        rehearse(ready, "rewarm", size=10, share=1.0, epochs=3)
+    gathered = np.unique(np.concatenate([part.ravel() for part in rows]))
+    assert np.isin(gathered, ready.train.indices).all()
+    assert len(gathered) > 195
+
+
+def test_distributions_of_a_rehearsal_are_cross_fitted(ready):
+    problem = ready.twin_problem(ready.heldout.indices[5:25])
+    prediction = ready.twin_prediction(problem)
+    np.testing.assert_allclose(prediction.probability, ready.calibration.heldout.probability[5:25].astype(np.float32))
+
+
+def test_subsets_are_drawn_anew_and_their_interval_is_over_images_or_repeats(ready):
+    found = rehearse(ready, "rewarm", size=4, repeats=3, **OPTIONS)
+    assert (found.size, found.repeats) == (4, 3)
+    low, value, high = found.agreement.low, found.agreement.value, found.agreement.high
+    assert low <= value <= high
+    assert value - low == pytest.approx(high - value)
+    one = rehearse(ready, "rewarm", size=1, **OPTIONS)
+    assert one.agreement.value in (0.0, 100.0)
+
+
+def test_the_same_key_rehearses_alike_and_another_does_not(ready):
+    first, again = (rehearse(ready, "rewarm", size=20, **OPTIONS) for _ in range(2))
+    assert first.distance == again.distance
+    other = rehearse(ready, "rewarm", size=20, key=jax.random.key(9), **OPTIONS)
+    assert other.distance != first.distance
+
+
+@pytest.mark.parametrize("budget", [0.05, 0.1, 0.25, 0.6])
+def test_every_candidate_keeps_to_its_budget(ready, budget):
+    problem = ready.problem(np.arange(20))
+    found = candidates(RECIPE, len(problem.retain), 20, budget, bank=True)
+    assert {"rewarm"} <= {method.name for method in found}
+    for method in found:
+        share = method.work(problem) / ready.retraining_work(problem)
+        assert budget / 2 < share < budget * 1.02 or (method.options.get("share") == 1.0 and share < budget)
+    assert {m.name for m in candidates(RECIPE, 180, 20, budget, bank=False)} == {"rewarm"}
+
+
+@pytest.mark.parametrize(("budget", "said"), [(0.0, "budget=0.0"), (1.5, "budget=1.5"), (0.001, "less than one step")])
+def test_a_budget_that_buys_nothing(budget, said):
+    with pytest.raises(ValueError, match=said):
+        candidates(RECIPE, 200, 20, budget, bank=True)
+
+
+def test_candidates_are_ranked_by_what_was_rehearsed(ready):
+    found = rehearse_candidates(ready, 0.2, size=20)
+    assert [one.misalignment for one in found] == sorted(one.misalignment for one in found)
+    assert len({(one.method, str(one.options)) for one in found}) == len(found) > 4
+
+
+def test_misalignment_adds_up_what_is_to_be_small(ready):
+    one = rehearse(ready, "rewarm", size=20, **OPTIONS)
+    loss = max(0.0, one.test_loss.value)
+    assert one.misalignment == pytest.approx(
+        100 - one.agreement.value + one.gap.value + loss + 100 * one.distance.value
+    )
+    assert isinstance(one.gap, Estimate)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("rewarmed", {}, "method='rewarmed' is unknown"),
+        ("rewarm", {"size": 0}, "size=0"),
+        ("rewarm", {"size": 41}, "there are 40 held-out images"),
+        ("rewarm", {"share": 0.0}, "share=0.0"),
+        ("rewarm", {"rate": 1}, "rate=1 is no option"),
+        ("retrain", {}, "cannot be rehearsed"),
+        ("twin", {}, "cannot be rehearsed"),
+    ],
+)
+def test_what_cannot_be_rehearsed(ready, method, options, said):
+    with pytest.raises(ValueError, match=said):
+        rehearse(ready, method, **options)
