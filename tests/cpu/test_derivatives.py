@@ -188,3 +188,44 @@ def test_hessian_vector_product_through_resnet18(monkeypatch):
         return model.apply({**variables, "params": params}, images)[0]
 
     assert_close(*hessian_vector_products(logits, variables["params"]), tolerance=1e-4)
+
+
+@pytest.mark.slow
+def test_hessian_vector_product_through_resnet18_with_relu(monkeypatch):
+    """Against float64: the same but for units whose sign rounding decides; the few there are lie at the kink."""
+    relu, images = nn.relu, normal(0, 2, 32, 32, 3)
+    variables = jax.jit(models.create("resnet18", 10).init)(jax.random.key(0), images)
+
+    def results(dtype, signs=None):
+        """Inputs of the relus and the product; `signs` say which units are on, whatever the inputs are."""
+        model, inputs = models.create("resnet18", 10, dtype=dtype), []
+        at, batch = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), (variables, images))
+
+        def activation(features):
+            inputs.append(features)
+            return relu(features) if signs is None else jnp.where(signs[len(inputs) - 1], features, 0)
+
+        def loss(params):
+            inputs.clear()
+            return jnp.mean(jnp.sin(model.apply({**at, "params": params}, batch)[0])), list(inputs)
+
+        @jax.jit
+        def product(params):
+            direction = jax.tree.map(jnp.sin, params)
+            (_, features), (tangent, _) = jax.jvp(jax.grad(loss, has_aux=True), (params,), (direction,))
+            return features, tangent
+
+        monkeypatch.setattr(nn, "relu", activation)
+        features, tangent = jax.tree.map(np.asarray, product(at["params"]))
+        return features, np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tangent)])
+
+    with jax.enable_x64(True):
+        exact, expected = results(jnp.float64)
+    with fast_convolutions():
+        rounded, _ = results(jnp.float32)
+        _, ours = results(jnp.float32, [features > 0 for features in exact])
+    flipped = [(one > 0) != (other > 0) for one, other in zip(rounded, exact, strict=True)]
+    assert sum(map(np.sum, flipped)) <= 10  # of 1,114,112; 0 by lax's convolutions
+    for features, units in zip(exact, flipped, strict=True):
+        assert np.all(np.abs(features[units]) < 2e-5 * features.std())
+    assert np.linalg.norm(ours - expected) < 1e-4 * np.linalg.norm(expected)
