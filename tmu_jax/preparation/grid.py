@@ -12,7 +12,8 @@ REWARM_PEAKS = (0.5, 1.0, 2.0)
 TWIN_PEAKS = (0.5, 1.0)
 """Of the learning rate, as multiples of the training's own peak."""
 RATES = (0.05, 0.1)
-SOFT_EPOCHS = 6
+SOFT_EPOCHS = (6, 3, 1)
+"""The most of these that leave at least one replayed image for each forgotten one."""
 COPIES = 2
 
 
@@ -56,11 +57,11 @@ def candidates(training: Recipe, num_retained: int, num_forgotten: int, budget: 
         for peak in TWIN_PEAKS:
             options = {"share": part, "epochs": epochs, "peak": peak, "copies": COPIES}
             found.append(METHODS["rewarm_twin"].configured(None, options))
-    replay = min(num_retained / num_forgotten, images / SOFT_EPOCHS / num_forgotten - 1)
-    if replay >= 1:
-        for rate in RATES:
-            options = {"replay": replay, "epochs": SOFT_EPOCHS, "rate": rate}
-            found.append(METHODS["soft_twin"].configured(None, options))
+    for epochs in SOFT_EPOCHS:
+        replay = min(num_retained / num_forgotten, images / epochs / num_forgotten - 1)
+        if replay >= 1:
+            options = [{"replay": replay, "epochs": epochs, "rate": rate} for rate in RATES]
+            return found + [METHODS["soft_twin"].configured(None, one) for one in options]
     return found
 
 
