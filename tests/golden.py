@@ -23,6 +23,9 @@ from tests.models.test_models import random_variables
 from tests.tiny import TinyNet, tiny_data
 from tmu_jax.data import Split
 from tmu_jax.models import AllCNN, ResNet, ViT
+from tmu_jax.preparation import BankSettings, Rehearsal
+from tmu_jax.preparation.building import prediction_from_bank, preparation_stage
+from tmu_jax.preparation.rehearsal import rehearsal_stage
 from tmu_jax.stages import VERSIONS, Progress, Stage, key_for
 from tmu_jax.training import Recipe, TrainedModel, apply, predict
 from tmu_jax.twin import TwinSettings, prediction_stage
@@ -79,9 +82,15 @@ def stages() -> dict[str, Stage]:
     )
     prediction = prediction_stage(problem, original, key, SETTINGS)
     found = {stage.kind: stage for stage in prediction.with_ancestors()}
+    heldout = Split(problem.pool, problem.heldout.indices)
+    of_bank = (original, RECIPE, problem.train, heldout, problem.test, "data", key, BankSettings())
+    from_bank = prediction_from_bank(preparation_stage(*of_bank, twin_epochs_share=None), problem)
+    found |= {stage.kind: stage for stage in from_bank.with_ancestors() if stage.is_kept}
     for name, method in METHODS.items():
         if method.reference is None:
-            found[name] = method.stage(problem, original, key, prediction if method.needs else None)
+            labels = {"prediction": prediction, "bank": from_bank, None: None}[method.needs]
+            found[name] = method.stage(problem, original, key, labels)
+    found["rehearsal"] = rehearsal_stage(preparation_stage(*of_bank), METHODS["rewarm_twin"], 8, repeats=2)
     one_cycle = dataclasses.replace(RECIPE, schedule="onecycle")
     cycled = dataclasses.replace(
         original,
@@ -130,6 +139,9 @@ def numbers(value: object) -> list[float]:
     """A few numbers that change when anything of a value does: means and norms of its arrays."""
     if isinstance(value, TrainedModel):
         arrays = [*jax.tree.leaves(value.variables), *value.normalization, np.asarray(value.losses)]
+    elif isinstance(value, Rehearsal):
+        figures = (value.forget_accuracy, value.gap, value.agreement, value.distance, value.test_loss)
+        arrays = [np.asarray(figure) for figure in (*figures, (value.gold_accuracy, value.share))]
     else:
         fields = value._asdict() if hasattr(value, "_asdict") else vars(value)
         arrays = [field for field in fields.values() if isinstance(field, np.ndarray)]

@@ -85,7 +85,7 @@ class Graph:
             self.original,
             settings.recipe,
             problem.train,
-            Split(problem.pool, np.sort(heldout)),
+            Split(problem.pool, heldout),
             problem.test,
             settings.data_fingerprint,
             key_for(jax.random.key(self.request.seeds.training), "preparation"),

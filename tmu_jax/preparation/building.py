@@ -115,13 +115,14 @@ def preparation_stage(
       original: the stage of M_o.
       training: its recipe.
       train_rows: D.
-      heldout: images that M_o never saw, of the same pool, rows ascending.
+      heldout: images that M_o never saw, of the same pool.
       test: all test images, of the same pool.
       fingerprint: of the images.
       key: a PRNG key.
       settings: of the bank.
       twin_epochs_share: of the twin model; None: no twin model, and no rehearsals.
     """
+    heldout = Split(heldout.pool, np.sort(heldout.indices))
     parents = {"original": original}
     if twin_epochs_share is not None:
         of_twin = twin_settings(training, twin_epochs_share)

@@ -1,0 +1,171 @@
+"""Requests within a budget: their arms, that rehearsal alone chooses, and their report, all on a tiny problem."""
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import tmu_jax
+from experiments import requests
+from experiments.protocol import run as runner
+from experiments.protocol.budgets import BudgetGraph, best_of
+from experiments.protocol.graph import Graph
+from experiments.protocol.requests import make_requests
+from experiments.report import write as report
+from tests.protocol.test_run import CONFIG, settings
+from tests.tiny import TinyNet, tiny_data
+from tmu_jax.preparation import BankSettings
+from tmu_jax.store import StageStore
+
+OPTIONS = requests.Options(
+    baselines=("original", "retrain", "bank_labels"),
+    budgets=(0.4,),
+    banks=("1x2x0.5",),
+    in_turn=2,
+    in_turn_budgets=(0.6,),
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny_data()
+
+
+@pytest.fixture(scope="module")
+def arms(data):
+    return requests.arms(settings(data), OPTIONS, data)
+
+
+@pytest.fixture(autouse=True)
+def tiny_architecture(monkeypatch):
+    monkeypatch.setitem(tmu_jax.models.ARCHITECTURES, "tiny", lambda num_classes, dtype: TinyNet(num_classes))
+
+
+@pytest.fixture(scope="module")
+def finished(arms, data, tmp_path_factory):
+    """The folder of a run, and its records."""
+    output = tmp_path_factory.mktemp("requests")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tmu_jax.models.ARCHITECTURES, "tiny", lambda num_classes, dtype: TinyNet(num_classes))
+        config = {"experiment": "requests", **CONFIG}
+        return output, runner.run(arms, data, output, config, Console(file=io.StringIO()))
+
+
+def graph_of(arm, data):
+    return BudgetGraph(arm, make_requests(arm, data)[0], TinyNet())
+
+
+def test_the_arms(arms):
+    assert [arm.variant for arm in arms] == ["default", "40 %", "60 % in 2 requests", "bank 1x2x0.5"]
+    assert arms[0].methods == OPTIONS.baselines
+    assert arms[1].methods == requests.METHODS
+    assert (arms[2].budget, arms[2].in_turn) == (0.6, 2)
+    assert (arms[3].bank, arms[3].methods, arms[3].unlearn) == (BankSettings(2, 1, 0.5), ("bank_labels",), False)
+
+
+@pytest.mark.parametrize("name", ["2x2", "axbxc", "2x1x0.5", ""])
+def test_a_bank_that_is_none(name):
+    with pytest.raises(ValueError, match=r"banks holds|folds=1"):
+        requests.bank_named(name)
+
+
+def test_a_budget_of_no_step_is_refused_before_any_work(data):
+    with pytest.raises(ValueError, match=r"budget=1e-05 of a retraining buys 0 images"):
+        requests.arms(settings(data), requests.Options(budgets=(0.00001,)), data)
+
+
+def test_gold_chooses_nothing(arms, data):
+    """No stage of a method within a budget has a gold model behind it."""
+    for arm in arms[1:3]:
+        for name in arm.methods:
+            kinds = {stage.kind for stage in graph_of(arm, data).model(name).with_ancestors()}
+            assert "gold" not in kinds
+            assert {"original", "twin_model", "rehearsal", name} <= kinds
+            assert ("bank_prediction" in kinds) == (name != "rewarm")
+
+
+def test_requests_in_turn_end_with_the_data_of_one(arms, data):
+    """Each request's D is what the one before it left; together they forget what the combined request does."""
+    graph = graph_of(arms[2], data)
+    first, last = graph._in_turn()
+    whole = graph.request.problem
+    np.testing.assert_array_equal(first.train.indices, whole.train.indices)
+    np.testing.assert_array_equal(last.train.indices, first.retain.indices)
+    np.testing.assert_array_equal(last.retain.indices, whole.retain.indices)
+    both = np.concatenate([first.forget.indices, last.forget.indices])
+    np.testing.assert_array_equal(np.sort(both), np.sort(whole.forget.indices))
+    stage = graph.model("soft_twin")
+    assert stage.parents["original"].kind == "soft_twin"
+    assert stage.parents["original"].parents["original"].kind == "original"
+
+
+def test_each_method_runs_with_its_best_rehearsal(finished, arms, data):
+    output, records = finished
+    store = StageStore(output / "stages", warn=pytest.fail)
+    for name in requests.METHODS:
+        (record,) = (r for r in records if (r["variant"], r["method"], r["target_class"]) == ("40 %", name, "all"))
+        assert record["work_share"] <= 0.4 * 1.001
+        costs = [
+            one["agreement"] - one["gap"] - 100 * one["distance"] - max(0, one["test_loss"]) for one in record["tried"]
+        ]
+        assert record["tried"][int(np.argmax(costs))]["options"] == record["options"]
+        words = ", ".join(f"{key} {value:.3g}" for key, value in record["options"].items())
+        saved = store.load(graph_of(arms[1], data).model(name).name)
+        assert f"recipe: {words}" in saved.metadata["notes"]
+        low, high = record["rehearsed_agreement_interval"]
+        assert low <= record["rehearsed_agreement"] <= high
+
+
+def test_the_records_tell_the_labels_and_the_costs(finished):
+    records = {(r["variant"], r["method"]): r for r in finished[1] if r["target_class"] == "all"}
+    labels = records["bank 1x2x0.5", "bank_labels"]
+    assert 0 <= labels["expected_forget_accuracy"] <= 100
+    assert "forget_accuracy" not in labels
+    assert "bank" in records["40 %", "soft_twin"]["seconds_by_part"]
+    assert "bank" not in records["40 %", "rewarm"]["seconds_by_part"]
+    in_turn = records["60 % in 2 requests", "rewarm"]
+    assert 0.3 < in_turn["work_share"] <= 0.6 * 1.001
+    assert "predictor_accuracy" not in records["60 % in 2 requests", "soft_twin"]
+    assert records["default", "original"]["membership_auc"] >= 50
+
+
+def test_a_finished_run_has_nothing_to_do(finished, arms, data):
+    output, records = finished
+    config = {"experiment": "requests", **CONFIG}
+    assert runner.remaining(arms, data, output, config) == []
+    assert runner.run(arms, data, output, config, Console(file=io.StringIO())) == records
+
+
+def test_the_report(finished):
+    output, _ = finished
+    body = requests.EXPERIMENT.body(output)
+    text = report.write_report(output, body).read_text()
+    report.print_table(output, Console(file=io.StringIO(), width=80), body)
+    for words in ("Foretold and true", "Every recipe that was rehearsed", "bank 1x2x0.5", "chosen", "second gold"):
+        assert words in text
+    assert (output / "requests.svg").stat().st_size > 5000
+
+
+def test_a_folder_without_the_baselines_is_refused(arms, data, tmp_path):
+    config = {"experiment": "requests", **CONFIG}
+    runner.run(arms[3:], data, tmp_path, config, Console(file=io.StringIO()))
+    with pytest.raises(ValueError, match="holds no record of the baselines"):
+        requests.EXPERIMENT.body(tmp_path)
+
+
+def test_the_best_is_the_least_misaligned():
+    class One:
+        def __init__(self, misalignment):
+            self.misalignment = misalignment
+
+    assert best_of([One(3), One(1), One(2)]).misalignment == 1
+
+
+def test_methods_of_a_bank_stand_beside_the_others(data):
+    """In the plain comparison, with their own recipes: the bank is calibrated without a twin model."""
+    arm = settings(data, methods=("retrain", "soft_twin", "rewarm"))
+    graph = Graph(arm, make_requests(arm, data)[0], TinyNet())
+    kinds = [stage.kind for stage in graph.stages(("soft_twin", "rewarm"))]
+    assert kinds.count("bank") == 4
+    assert "twin_model" not in kinds
