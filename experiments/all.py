@@ -11,23 +11,24 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 import tmu_jax
-from experiments import ablation, cifar10, cifar100, forget_size, variants, vggface2
+from experiments import ablation, cifar10, cifar100, forget_size, requests, variants, vggface2
 from experiments.protocol import command
 from experiments.protocol.experiment import Experiment, choose
 from experiments.protocol.forecast import Forecast, forecast
 
 EXPERIMENTS: dict[str, tuple[Experiment, Any]] = {
     module.EXPERIMENT.name: (module.EXPERIMENT, module.Options)
-    for module in (cifar10, ablation, variants, forget_size, cifar100, vggface2)
+    for module in (cifar10, ablation, variants, forget_size, requests, cifar100, vggface2)
 }
-NAMES = tuple(EXPERIMENTS)
+Name = Literal["cifar10", "ablation", "variants", "forget_size", "requests", "cifar100", "vggface2"]
+NAMES: tuple[Name, ...] = get_args(Name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Options:
     preset: Literal["auto", "quick", "fast", "paper"] = "auto"
     """quick: minutes on a CPU for each. paper: the paper's protocol. fast: the same in fewer epochs. auto: each
     experiment chooses."""
-    only: tuple[Literal["cifar10", "ablation", "variants", "forget_size", "cifar100", "vggface2"], ...] = NAMES  # type: ignore[assignment]
+    only: tuple[Name, ...] = NAMES
     """Experiments to run. Default: all."""
     archs: tuple[Literal["auto", "small_resnet", "resnet18", "allcnn", "vit"], ...] = ("auto",)
     """Architectures of experiments.cifar10 (Table 1 has three); the others take the first. auto: the preset's."""

@@ -1,4 +1,4 @@
-"""Which recipes are rehearsed for a budget: a small grid that ships. Nothing here was chosen by looking at gold."""
+"""Which recipes are rehearsed for a budget: a small grid that ships; which of them is taken, rehearsals alone say."""
 
 from collections.abc import Callable
 
