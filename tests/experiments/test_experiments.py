@@ -275,7 +275,7 @@ def test_a_series_is_every_experiment_with_one_folder_of_stages(tmp_path, monkey
     names = [run.output.name for run in runs]
     assert names == [
         "cifar10-quick", "cifar10-quick-vit", "ablation-quick", "variants-quick", "forget_size-quick",
-        "cifar100-quick", "vggface2-quick",
+        "requests-quick", "cifar100-quick", "vggface2-quick",
     ]  # fmt: skip
     assert {run.stages for run in runs} == {tmp_path / "out" / "stages"}
     assert [run.arms[0].arch for run in runs[:3]] == ["small_resnet", "vit", "small_resnet"]

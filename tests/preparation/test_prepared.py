@@ -164,3 +164,15 @@ def test_preparations_that_cannot_be(options, error, said):
 
     with pytest.raises(error, match=said):
         prepared(progress=progress, **options)
+
+
+def test_of_a_whole_class_nothing_is_known_to_gold(ready):
+    """Its images are hard, whatever models that saw others of it answer; those of another class are as they were."""
+    whole = np.flatnonzero(DATA.train_labels == 2)
+    alone = ready.prediction(ready.problem([1, 5]))
+    found = ready.prediction(ready.problem([1, 5, *whole]))
+    np.testing.assert_array_equal(found.probability[:2], alone.probability)
+    np.testing.assert_array_equal(found.probability[2:], 0)
+    np.testing.assert_array_equal(found.targets[2:, 2], 0)
+    np.testing.assert_allclose(found.targets.sum(1), 1, rtol=1e-5)
+    assert len(found.heldout_easy) == 10  # of the other class alone

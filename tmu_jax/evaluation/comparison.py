@@ -159,7 +159,8 @@ def prediction_quality(
       target_class: restricts both sets to one class.
 
     Returns:
-      The quality on D_f and on D_test; the latter is None for whole classes, which have no twin problem.
+      The quality on D_f and on D_test; the latter is None for whole classes, which have no twin problem, and where the
+      prediction has nothing to say of D_test.
     """
     chosen = _of_class(problem.forget.labels, target_class)
     labels = problem.forget.labels[chosen]
@@ -169,7 +170,7 @@ def prediction_quality(
     heldout_labels = problem.heldout.labels
     heldout_labels = heldout_labels[~np.isin(heldout_labels, problem.whole_classes)]
     chosen = _of_class(heldout_labels, target_class)
-    if not chosen.any():
+    if not chosen.any() or not len(prediction.heldout_easy):
         return on_forget, None
     return on_forget, predictor_quality(
         prediction.heldout_probability[chosen],

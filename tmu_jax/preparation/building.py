@@ -45,7 +45,7 @@ def prepare(
     data: Dataset,
     *,
     key: jax.Array,
-    heldout: int | Iterable[int] = 1000,
+    heldout: int | Iterable[int] | None = None,
     folds: int = 2,
     repetitions: int = 2,
     epochs_share: float = 0.5,
@@ -64,7 +64,8 @@ def prepare(
       data: the images; the held-out ones are among its test images.
       key: a PRNG key.
       heldout: how many test images stand for "never seen", in equal shares of the classes; or their rows in
-        `data.test_images`. They choose settings and fit the calibration: report test accuracy on the others.
+        `data.test_images`; by default half of them, at most 1,000. They choose settings and fit the calibration:
+        report test accuracy on the others.
       folds: K, parts of D; each model of the bank is trained without one. 0: no bank, the published features.
       repetitions: R, how often D is split anew.
       epochs_share: of M_o's epochs, for each model of the bank.
@@ -83,6 +84,7 @@ def prepare(
     num_train = len(data.train_labels)
     train_rows = Split(data.pool, np.arange(num_train, dtype=np.int32))
     test = Split(data.pool, np.arange(num_train, len(data.pool), dtype=np.int32))
+    heldout = min(1000, len(test) // 2) if heldout is None else heldout
     unseen = Split(data.pool, heldout_rows(data, heldout, key_for(key, "heldout")))
     if isinstance(model, TrainedModel):
         if recipe is not None:

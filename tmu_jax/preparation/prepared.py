@@ -11,7 +11,13 @@ import scipy.special
 from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.evaluation.metrics import auc
 from tmu_jax.preparation.bank import Bank, BankModel, BankSettings
-from tmu_jax.preparation.calibration import Calibration, bank_features, fit_calibration, shift_to_count
+from tmu_jax.preparation.calibration import (
+    Calibration,
+    Predicted,
+    bank_features,
+    fit_calibration,
+    shift_to_count,
+)
 from tmu_jax.stages import key_for
 from tmu_jax.training import TrainedModel, predict
 from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, measure_features, predict_labels, train_curriculum
@@ -131,8 +137,7 @@ class Prepared:
         labels = problem.forget.labels
         answers = self.bank.answers(problem.forget.indices)
         predicted = self.calibration.predict(answers, labels)
-        features = bank_features(answers, labels)
-        return self._as_prediction(predicted.probability, predicted.targets, labels, features, problem)
+        return self._as_prediction(predicted, bank_features(answers, labels), problem)
 
     def twin_prediction(self, problem: ForgetProblem) -> TwinPrediction:
         """The same for a rehearsal: each held-out image's numbers are from a fit without it.
@@ -143,9 +148,9 @@ class Prepared:
         if self.bank is None or self.calibration is None:
             raise ValueError("folds=0 leaves no bank, and only a bank predicts for a rehearsal; prepare with folds=2")
         place = np.searchsorted(self.heldout.indices, problem.forget.indices)
-        predicted, labels = self.calibration.heldout, problem.forget.labels
-        features = bank_features(self.bank.answers(problem.forget.indices), labels)
-        return self._as_prediction(predicted.probability[place], predicted.targets[place], labels, features, problem)
+        predicted = Predicted(*(values[place] for values in self.calibration.heldout))
+        features = bank_features(self.bank.answers(problem.forget.indices), problem.forget.labels)
+        return self._as_prediction(predicted, features, problem)
 
     def likeness(self, problem: ForgetProblem) -> float:
         """How well D_f and held-out images can be told apart by the bank's features: an AUC, 50 where they are alike.
@@ -188,30 +193,36 @@ class Prepared:
     def _all_forgotten(self) -> np.ndarray:
         return np.concatenate([*self.forgotten, np.zeros(0, np.int32)])
 
-    def _as_prediction(
-        self,
-        probability: np.ndarray,
-        targets: np.ndarray,
-        labels: np.ndarray,
-        features: np.ndarray,
-        problem: ForgetProblem,
-    ) -> TwinPrediction:
+    def _as_prediction(self, predicted: Predicted, features: np.ndarray, problem: ForgetProblem) -> TwinPrediction:
+        """Labels and distributions from what is predicted of each image; nothing of a whole class is known to gold."""
         assert self.calibration is not None
-        expected_wrong = round(float(np.sum(1 - probability)))
-        known = self.calibration.heldout.probability
+        labels = problem.forget.labels
+        whole = np.isin(labels, problem.whole_classes)
+        probability = np.where(whole, 0.0, predicted.probability)
+        targets = np.array(predicted.targets)
+        targets[whole, labels[whole]] = 0
+        targets[whole] /= targets[whole].sum(1, keepdims=True)
+        if not whole.all():
+            expected_wrong = round(float(np.sum(1 - probability[~whole])))
+            targets[~whole] = shift_to_count(targets[~whole], labels[~whole], expected_wrong)
+        heldout = problem.heldout.indices[~np.isin(problem.heldout.labels, problem.whole_classes)]
+        if not np.isin(heldout, self.heldout.indices).all():  # Augmented copies are not among ours.
+            heldout = heldout[:0]
+        place = np.searchsorted(self.heldout.indices, heldout)
+        known = self.calibration.heldout.probability[place]
         return TwinPrediction(
             probability=probability.astype(np.float32),
             easy=probability >= 0.5,
             heldout_probability=known.astype(np.float32),
             heldout_easy_predicted=known >= 0.5,
-            heldout_easy=self.calibration.heldout_right,
-            twin_features=np.zeros((0, 3), np.float32),
+            heldout_easy=self.calibration.heldout_right[place],
+            twin_features=np.zeros((0, features.shape[1]), np.float32),
             original_features=features.astype(np.float32),
             eps=0.0,
             seconds_by_part={},
             compile_seconds=0.0,
             notes=problem.notes,
-            targets=shift_to_count(targets, labels, expected_wrong),
+            targets=targets,
         )
 
     def _checked(self, indices: Iterable[int]) -> np.ndarray:
