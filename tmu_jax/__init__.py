@@ -7,7 +7,17 @@ References:
 from tmu_jax import data, models
 from tmu_jax.cache import use_compilation_cache
 from tmu_jax.evaluation import Evaluation, evaluate
-from tmu_jax.preparation import Forgotten, Prepared, Rehearsal, forget, prepare, refresh, rehearse
+from tmu_jax.preparation import (
+    Forgotten,
+    Prepared,
+    Rehearsal,
+    forget,
+    load_prepared,
+    prepare,
+    refresh,
+    rehearse,
+    save_prepared,
+)
 from tmu_jax.training import Recipe, Stream, TrainedModel, predict, train
 from tmu_jax.twin import TwinPrediction, TwinSettings, predict_generalization
 from tmu_jax.unlearning import (
@@ -41,12 +51,14 @@ __all__ = [
     "equal_weights",
     "evaluate",
     "forget",
+    "load_prepared",
     "models",
     "predict",
     "predict_generalization",
     "prepare",
     "refresh",
     "rehearse",
+    "save_prepared",
     "train",
     "true_targets",
     "unlearn",

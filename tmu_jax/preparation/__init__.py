@@ -7,6 +7,7 @@ from tmu_jax.preparation.grid import candidates, rehearse_candidates
 from tmu_jax.preparation.prepared import Prepared
 from tmu_jax.preparation.refreshing import refresh
 from tmu_jax.preparation.rehearsal import Estimate, Rehearsal, rehearse
+from tmu_jax.preparation.saving import load_prepared, save_prepared
 
 __all__ = [
     "Bank",
@@ -18,8 +19,10 @@ __all__ = [
     "Rehearsal",
     "candidates",
     "forget",
+    "load_prepared",
     "prepare",
     "refresh",
     "rehearse",
     "rehearse_candidates",
+    "save_prepared",
 ]

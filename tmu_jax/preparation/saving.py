@@ -1,0 +1,116 @@
+"""A preparation as a folder: between requests, and from one process to the next."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from tmu_jax.data import Dataset, Pool, Split
+from tmu_jax.preparation.bank import BankModel, BankSettings
+from tmu_jax.preparation.prepared import Prepared, bank_of, calibrate
+from tmu_jax.preparation.rehearsal import Rehearsal
+from tmu_jax.stages import stage_hash
+from tmu_jax.store import Saved, StageStore
+from tmu_jax.training import TrainedModel
+from tmu_jax.training.packing import pack, unpack_model, unpack_plain
+
+_NAME = "preparation"
+_MODELS = ("original", "twin", "model")
+
+
+def save_prepared(prepared: Prepared, folder: pathlib.Path | str) -> None:
+    """Writes all of a preparation but the images, in the place of one that is there.
+
+    Args:
+      prepared: from `prepare`, or what a request left.
+      folder: where; made where it is not there.
+    """
+    parts: dict[str, Saved] = {}
+    for name in _MODELS:
+        model = getattr(prepared, name)
+        if model is not None and not (name == "model" and model is prepared.original):
+            parts[name] = pack(as_trained(model))
+    models = [] if prepared.bank is None else [model for of_one in prepared.bank.models for model in of_one]
+    parts |= {f"bank_{i}": pack(model) for i, model in enumerate(models)}
+    rows = {name: getattr(prepared, name).indices for name in ("train", "heldout", "test")}
+    rows |= {f"forgotten_{i}": gone for i, gone in enumerate(prepared.forgotten)}
+    arrays: dict[str, Any] = {name: part.arrays for name, part in parts.items()}
+    arrays |= {"rows": rows, "key": np.asarray(jax.random.key_data(prepared.key))}
+    metadata = {
+        "parts": {name: part.metadata for name, part in parts.items()},
+        "key_impl": str(jax.random.key_impl(prepared.key)),
+        "data": contents(prepared.train.pool),
+        "num_bank": len(models),
+        "num_forgotten": len(prepared.forgotten),
+        "bank_settings": dataclasses.asdict(prepared.bank_settings),
+        "rehearsals": [dataclasses.asdict(one) for one in prepared.rehearsals],
+        "costs": dict(prepared.costs),
+        "seconds": dict(prepared.seconds),
+    }
+    StageStore(folder).save(_NAME, Saved(arrays, metadata))
+
+
+def load_prepared(folder: pathlib.Path | str, data: Dataset, module: nn.Module) -> Prepared:
+    """Reads what `save_prepared` wrote.
+
+    Args:
+      folder: where.
+      data: the images that it was prepared on.
+      module: the architecture of its models.
+
+    Returns:
+      The preparation; its calibration is fitted anew, which takes seconds.
+
+    Raises:
+      FileNotFoundError: when there is none.
+      ValueError: when it is damaged, or of other images.
+    """
+    said: list[str] = []
+    store = StageStore(folder, warn=said.append)
+    saved = store.load(_NAME)
+    if saved is None:
+        if said:
+            raise ValueError(said[0])
+        raise FileNotFoundError(f"folder={folder} holds no preparation; `save_prepared` writes one")
+    parts, rows = saved.metadata["parts"], saved.arrays["rows"]
+    if contents(data.pool) != saved.metadata["data"]:
+        raise ValueError(
+            f"data is not what the preparation in {folder} was made on; give the same images in their order"
+        )
+    splits = {name: Split(data.pool, rows[name]) for name in ("train", "heldout", "test")}
+
+    def part(name: str) -> Saved:
+        return Saved(saved.arrays[name], parts[name])
+
+    read = {name: unpack_model(part(name), module) for name in _MODELS if name in parts}
+    models = [unpack_plain(BankModel, part(f"bank_{i}")) for i in range(saved.metadata["num_bank"])]
+    settings = BankSettings(**saved.metadata["bank_settings"])
+    key = jax.random.wrap_key_data(saved.arrays["key"], impl=saved.metadata["key_impl"])
+    bank = bank_of(models, settings, len(data.pool), key)
+    return Prepared(
+        model=read.get("model", read["original"]),
+        original=read["original"],
+        twin=read.get("twin"),
+        **splits,
+        bank=bank,
+        bank_settings=settings,
+        calibration=None if bank is None else calibrate(bank, read["original"], splits["heldout"]),
+        key=key,
+        forgotten=tuple(rows[f"forgotten_{i}"] for i in range(saved.metadata["num_forgotten"])),
+        rehearsals=tuple(Rehearsal(**one) for one in saved.metadata["rehearsals"]),
+        costs=saved.metadata["costs"],
+        seconds=saved.metadata["seconds"],
+    )
+
+
+def as_trained(model: TrainedModel) -> TrainedModel:
+    """The classifier alone, without what an unlearned one knows of its request."""
+    return TrainedModel(**{field.name: getattr(model, field.name) for field in dataclasses.fields(TrainedModel)})
+
+
+def contents(pool: Pool) -> str:
+    """A hash of a pool's images and labels."""
+    return stage_hash({"images": pool.images, "labels": pool.labels})
