@@ -60,8 +60,10 @@ def candidates(training: Recipe, num_retained: int, num_forgotten: int, budget: 
     for epochs in SOFT_EPOCHS:
         replay = min(num_retained / num_forgotten, images / epochs / num_forgotten - 1)
         if replay >= 1:
-            options = [{"replay": replay, "epochs": epochs, "rate": rate} for rate in RATES]
-            return found + [METHODS["soft_twin"].configured(None, one) for one in options]
+            for rate in RATES:
+                soft = {"replay": replay, "epochs": epochs, "rate": rate}
+                found.append(METHODS["soft_twin"].configured(None, soft))
+            break
     return found
 
 
