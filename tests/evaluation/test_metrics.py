@@ -167,8 +167,23 @@ def test_readouts_are_the_single_functions(pair):
             "activation_distance": np.linalg.norm(softmax(logits) - softmax(gold), axis=1).mean(),
             "kl": scipy.stats.entropy(softmax(gold), softmax(logits), axis=-1).mean(),
             "js": (jensenshannon(softmax(gold), softmax(logits), axis=-1) ** 2).mean(),
+            "membership_auc": metrics.membership_auc(logits, labels, logits[:20], labels[:20]),
         }
     )
+
+
+def test_membership_is_how_often_a_forgotten_image_has_the_larger_margin(pair):
+    """Counted pair by pair, ties half; a model that is sure of D_f alone gives it away."""
+    logits, _, labels = pair
+    others = np.where(np.eye(logits.shape[1], dtype=bool)[labels], -np.inf, logits).max(1)
+    margins = logits[np.arange(len(labels)), labels] - others
+    np.testing.assert_allclose(metrics.margins(logits, labels), margins)
+    forgotten, test = margins[:20, None], margins[None, 20:]
+    counted = 100 * np.mean((forgotten > test) + 0.5 * (forgotten == test))
+    assert metrics.membership_auc(logits[:20], labels[:20], logits[20:], labels[20:]) == pytest.approx(counted)
+    sure = 50 * np.eye(logits.shape[1])[labels]
+    assert metrics.membership_auc(sure, labels, 0 * sure, labels) == 100
+    assert metrics.membership_auc(logits, labels, logits, labels) == 50
 
 
 def test_readouts_without_gold_and_of_gold_itself(pair):

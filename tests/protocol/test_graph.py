@@ -12,6 +12,7 @@ from experiments.protocol.requests import FLOORS, make_requests
 from tests.protocol.test_run import settings
 from tests.tiny import TinyNet, noise_for_training, tiny_data
 from tmu_jax import training
+from tmu_jax.preparation import BankSettings
 from tmu_jax.unlearning import METHODS
 from tmu_jax.unlearning import method as method_module
 
@@ -27,6 +28,7 @@ def names(found, methods=tuple(METHODS)):
     """Names of stages by what they are."""
     chain = {"original": found.original, "gold": found.gold, "second gold": found.second_gold}
     chain |= {stage.kind: stage for stage in found.prediction.with_ancestors()}
+    chain |= {stage.kind: stage for stage in found.labels("soft_twin").with_ancestors() if stage.is_kept}
     chain |= {name: found.model(name) for name in methods if METHODS[name].reference is None}
     return {what: stage.name for what, stage in chain.items()}
 
@@ -42,6 +44,10 @@ def twin_settings(**changes):
 
 ALL = set(names(graph()))
 LABELLED = {"twin", "twin_negative_gradient"}
+BANKED = {"bank_labels", "soft_twin", "rewarm_twin"}
+FROM_BANK = {"bank", "bank_prediction", *BANKED}
+AS_TRAINED = {"rewarm", "soft_twin", "rewarm_twin"}
+"""Methods whose rate and schedule are the training's own."""
 FROM_FEATURES = {"features", "prediction", *LABELLED}
 METHOD_STAGES = {name for name, method in METHODS.items() if method.reference is None}
 
@@ -52,10 +58,13 @@ METHOD_STAGES = {name for name, method in METHODS.items() if method.reference is
         ({"recipe": training.Recipe(epochs=5, batch_size=20)}, ALL),
         ({"data_fingerprint": "another"}, ALL),
         ({"training_seed": 9}, ALL),
-        ({"num_forget": 9}, ALL - {"original"}),
-        ({"unlearning_seed": 9}, ALL - {"original", "gold", "second gold"}),
-        ({"unlearning_rate_factor": 3.0}, METHOD_STAGES),
-        ({"unlearning_schedule": "step"}, METHOD_STAGES),
+        ({"num_forget": 9}, ALL - {"original", "bank"}),
+        ({"unlearning_seed": 9}, ALL - {"original", "gold", "second gold", "bank", "bank_prediction"}),
+        ({"unlearning_rate_factor": 3.0}, METHOD_STAGES - AS_TRAINED),
+        ({"unlearning_schedule": "step"}, METHOD_STAGES - AS_TRAINED),
+        ({"bank": BankSettings(epochs_share=0.25)}, FROM_BANK),
+        ({"bank": BankSettings(folds=3)}, FROM_BANK),
+        ({"bank": BankSettings(repetitions=1)}, FROM_BANK),
         ({"twin_settings": twin_settings(twin_replay=0.5)}, {"twin_model", *FROM_FEATURES}),
         ({"twin_settings": twin_settings(curriculum_share=0.5)}, {"curriculum", *FROM_FEATURES}),
         ({"twin_settings": twin_settings(attack_steps=2)}, FROM_FEATURES),
@@ -73,7 +82,7 @@ def test_a_setting_is_in_the_names_of_the_stages_that_it_changes(changes, expect
 def test_other_held_out_images_are_another_stage(ratio):
     """Other held-out images, maybe with augmented copies: a longer pool, for every row of which labels are drawn."""
     assert len(graph(ratio=ratio).request.problem.heldout) != len(graph().request.problem.heldout)
-    assert changed(ratio=ratio) == METHOD_STAGES | {"twin_model", *FROM_FEATURES}
+    assert changed(ratio=ratio) == METHOD_STAGES | {"twin_model", "bank_prediction", *FROM_FEATURES}
 
 
 def test_a_methods_options_recipe_and_version_are_in_its_name(monkeypatch):
@@ -84,6 +93,8 @@ def test_a_methods_options_recipe_and_version_are_in_its_name(monkeypatch):
         "twin_negative_gradient": {"options": {"alpha": 0.9}},
         "finetune": {"recipe": dataclasses.replace(METHODS["finetune"].recipe, weight_decay=0.0)},
         "twin": {"version": 2},
+        "soft_twin": {"options": {"replay": 4.0, "epochs": 6, "rate": 0.1}},
+        "rewarm": {"version": 2},
     }.items():
         with monkeypatch.context() as patched:
             patched.setitem(METHODS, name, dataclasses.replace(METHODS[name], **changes))
@@ -99,6 +110,8 @@ def test_a_methods_options_recipe_and_version_are_in_its_name(monkeypatch):
         ("curriculum", {"curriculum", *FROM_FEATURES}),
         ("features", FROM_FEATURES),
         ("prediction", FROM_FEATURES - {"features"}),
+        ("bank", FROM_BANK),
+        ("bank_prediction", FROM_BANK - {"bank"}),
     ],
 )
 def test_the_version_of_the_code_is_in_the_names_of_all_that_it_makes(monkeypatch, kind, expected):
@@ -117,11 +130,11 @@ def test_every_field_of_the_twin_settings_belongs_to_one_part():
     assert sorted(fields) == sorted(name for part in PARTS.values() for name in part)
 
 
-def test_requests_of_two_classes_share_the_original_and_the_curriculum_alone():
+def test_requests_of_two_classes_share_the_original_the_bank_and_the_curriculum_alone():
     arm = settings(DATA, requests="each")
     first, second = (Graph(arm, request, TinyNet()) for request in make_requests(arm, DATA))
     ours, others = names(first), names(second)
-    assert {what for what in ours if ours[what] == others[what]} == {"original", "curriculum"}
+    assert {what for what in ours if ours[what] == others[what]} == {"original", "bank", "curriculum"}
 
 
 def test_what_is_planned_is_what_the_methods_need():

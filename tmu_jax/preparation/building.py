@@ -178,7 +178,7 @@ def prediction_from_bank(prepared: Stage, problem: ForgetProblem) -> Stage:
         "labels of the bank",
         make,
         TwinPrediction,
-        VERSIONS["prediction"],
+        VERSIONS["bank_prediction"],
         {"prepared": prepared},
         {"forget": problem.forget.indices},
     )
