@@ -104,10 +104,10 @@ def test_the_request_before_it_is_left_intact(ready):
     assert ready.forgotten == ()
 
 
-def rehearsal(method, misalignment, share=0.2, size=20, **options):
+def rehearsal(method, misalignment, size=20, **options):
     known = tmu_jax.METHODS[method].configured(None, options)
     return Rehearsal(
-        method, dict(known.options), size, 1, share, Estimate(0, 0, 0), 0, Estimate(0, 0, 0),
+        method, dict(known.options), size, 1, 0.2, Estimate(0, 0, 0), 0, Estimate(0, 0, 0),
         Estimate(100 - misalignment, 0, 0), Estimate(0, 0, 0), Estimate(0, 0, 0), {}, 0.0,
     )  # fmt: skip
 
@@ -115,8 +115,8 @@ def rehearsal(method, misalignment, share=0.2, size=20, **options):
 def test_auto_takes_the_best_rehearsal_within_the_budget(ready):
     tried = (
         rehearsal("rewarm", 30, peak=0.5),
-        rehearsal("soft_twin", 20, rate=0.2),
-        rehearsal("rewarm_twin", 10, share=0.5),  # beyond the budget
+        rehearsal("soft_twin", 20, rate=0.2, epochs=2),
+        rehearsal("rewarm_twin", 10, epochs=4),  # beyond the budget
         rehearsal("rewarm", 5, size=2, peak=0.1),  # of another size
     )
     found = forget(dataclasses.replace(ready, rehearsals=tried), np.arange(20), budget=0.2)

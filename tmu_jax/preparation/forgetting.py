@@ -146,18 +146,17 @@ def choose(
     """
     size = min(len(problem.forget), len(prepared.heldout))
 
+    def fits(one: Rehearsal) -> bool:
+        method = as_method(one.method).configured(None, one.options)
+        cost = method.work(problem) / prepared.retraining_work(problem)
+        of_this_size = size / 2 <= one.size <= size * 2
+        return of_this_size and budget / 2 < cost <= 1.05 * budget and (alike or method.needs is None)
+
     def fitting() -> list[Rehearsal]:
-        return [
-            one
-            for one in prepared.rehearsals
-            if one.share <= budget * 1.001
-            and one.share > budget / 2
-            and size / 2 <= one.size <= size * 2
-            and (alike or as_method(one.method).needs is None)
-        ]
+        return [one for one in prepared.rehearsals if fits(one)]
 
     if not fitting():
-        found = rehearse_candidates(prepared, budget, size=size, repeats=1, progress=progress)
+        found = rehearse_candidates(prepared, budget, size=size, bank=alike, progress=progress)
         prepared = dataclasses.replace(prepared, rehearsals=(*prepared.rehearsals, *found))
     return prepared, min(fitting(), key=lambda rehearsal: rehearsal.misalignment)
 

@@ -73,6 +73,7 @@ def rehearse_candidates(
     *,
     size: int | None = None,
     repeats: int = 1,
+    bank: bool = True,
     progress: Callable[[str], Progress] | None = None,
 ) -> list[Rehearsal]:
     """Rehearses every recipe of a budget; the best comes first.
@@ -82,10 +83,11 @@ def rehearse_candidates(
       budget: the share of retraining that unlearning may cost.
       size: images forgotten at once; all held-out ones by default.
       repeats: random subsets of that size.
+      bank: False leaves out what learns from a bank.
       progress: makes the progress function of each named part.
     """
     size = len(prepared.heldout) if size is None else size
-    recipe, has_bank = prepared.original.recipe, prepared.bank is not None
+    recipe, has_bank = prepared.original.recipe, bank and prepared.bank is not None
     found = [
         rehearse(prepared, method, size=size, repeats=repeats, progress=progress, **method.options)
         for method in candidates(recipe, len(prepared.train), size, budget, has_bank)
