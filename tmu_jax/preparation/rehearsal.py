@@ -6,6 +6,7 @@ saw them, is that problem's gold.
 
 import dataclasses
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -119,8 +120,7 @@ def rehearse(
     if prepared.twin is None:
         raise ValueError("the preparation has no twin model to rehearse with; prepare with twin_epochs_share")
     key = key_for(prepared.key, "rehearsal") if key is None else key
-    before = _Outputs.of(prepared, prepared.twin)
-    gold = _Outputs.of(prepared, prepared.original)
+    before, gold = _ends(prepared, prepared.twin)
     runs = []
     for repeat in range(repeats):
         own = key_for(key, f"{method.name} {repeat}")
@@ -146,6 +146,16 @@ class _Outputs(NamedTuple):
         if len(others):
             right = metrics.correct(predict(model, others)[0], others.labels)
         return cls(predict(model, prepared.heldout)[0], right)
+
+
+_known_ends: "weakref.WeakKeyDictionary[Prepared, tuple[_Outputs, _Outputs]]" = weakref.WeakKeyDictionary()
+
+
+def _ends(prepared: Prepared, twin: TrainedModel) -> tuple[_Outputs, _Outputs]:
+    """What every rehearsal lies between, computed once: the twin model's outputs and M_o's."""
+    if prepared not in _known_ends:
+        _known_ends[prepared] = _Outputs.of(prepared, twin), _Outputs.of(prepared, prepared.original)
+    return _known_ends[prepared]
 
 
 class _Run(NamedTuple):
