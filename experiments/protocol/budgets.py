@@ -14,7 +14,7 @@ from experiments.protocol.graph import Graph
 from experiments.protocol.requests import Request
 from experiments.protocol.settings import Settings
 from tmu_jax.data import ForgetProblem, Split
-from tmu_jax.preparation import Rehearsal, candidates
+from tmu_jax.preparation import Prepared, Rehearsal, candidates
 from tmu_jax.preparation.rehearsal import rehearsal_stage
 from tmu_jax.stages import Progress, Stage, key_for
 from tmu_jax.training import TrainedModel
@@ -121,11 +121,12 @@ def best_of(rehearsals: Sequence[Rehearsal]) -> Rehearsal:
     return min(rehearsals, key=lambda rehearsal: rehearsal.misalignment)
 
 
-def estimates(best: Rehearsal, every: Sequence[Rehearsal], share: float) -> dict[str, Any]:
-    """What a record says of the rehearsal behind it: what it promised, and what was tried."""
+def estimates(best: Rehearsal, every: Sequence[Rehearsal], share: float, prepared: Prepared) -> dict[str, Any]:
+    """What a record says of the preparation and the rehearsal behind it: costs, what was promised, what was tried."""
     promised = {name: getattr(best, name) for name in ("agreement", "gap", "distance", "forget_accuracy", "test_loss")}
     return {
         "work_share": share,
+        "preparation": {**prepared.costs, "rehearsals": sum(one.share * one.repeats for one in every)},
         **{f"rehearsed_{name}": estimate.value for name, estimate in promised.items()},
         **{f"rehearsed_{name}_interval": [estimate.low, estimate.high] for name, estimate in promised.items()},
         "rehearsed_untouched": best.untouched,

@@ -105,7 +105,8 @@ class Cells:
             return {}
         tried = [self._stages.kept(stage) for stage in self._graph.rehearsals(name)]
         best = best_of(tried)
-        return estimates(best, tried, self._graph.share(METHODS[name].configured(None, best.options)))
+        share = self._graph.share(METHODS[name].configured(None, best.options))
+        return estimates(best, tried, share, self._stages.kept(self._graph.rehearsing))
 
     def _labels(self, name: str, gold_outputs: evaluation.Outputs) -> Found:
         prediction = self._stages.kept(self._graph.labels(name))

@@ -1,6 +1,8 @@
 """The requests' report: alignment against cost, what was foretold beside what came true, the labels of the banks."""
 
+import math
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -40,6 +42,7 @@ def body(output: pathlib.Path) -> Body:
     scope: Scope = POOLED if base.has_pooled else MEAN
     within = {name: results for name, results in groups.items() if _is_within(results, scope)}
     sections = [
+        Section("What preparing cost", [_preparation(within)]),
         Section("Foretold and true", [_foretold(within, scope)]),
         Section("Labels before unlearning", [_labels(groups, scope)]),
         Section("Every recipe that was rehearsed", [_tried(within)]),
@@ -108,6 +111,25 @@ def _table(base: Results, within: Mapping[str, Results], scope: Scope) -> Table:
 
 def _cost(results: Results, method: str, scope: Scope) -> str:
     return text(results.for_method(method).estimate(scope, method, "work_share"), "share", False)
+
+
+def _preparation(within: Mapping[str, Results]) -> list[str]:
+    """Costs of preparing in trainings, and after how many requests they are paid."""
+    lines = []
+    for variant, results in within.items():
+        known = [record for record in results.records if record.get("preparation")]
+        if not known:
+            continue
+        tried = statistics.fmean(
+            sum(r["preparation"]["rehearsals"] for r in known if r["seed"] == seed) for seed in results.seeds
+        )
+        parts = {name: statistics.fmean(r["preparation"][name] for r in known) for name in known[0]["preparation"]}
+        parts["rehearsals"] = tried
+        cost, share = sum(parts.values()), statistics.fmean(record["work_share"] for record in known)
+        said = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
+        paid = f"paid after {math.ceil(cost / (1 - share))} requests" if share < 1 else "never paid"
+        lines.append(f"{variant} of a retraining: {cost:.2f} trainings ({said}), {paid} of {100 * share:.1f} % each.")
+    return lines
 
 
 def _foretold(within: Mapping[str, Results], scope: Scope) -> Table:

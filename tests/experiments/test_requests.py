@@ -142,7 +142,14 @@ def test_the_report(finished):
     body = requests.EXPERIMENT.body(output)
     text = report.write_report(output, body).read_text()
     report.print_table(output, Console(file=io.StringIO(), width=80), body)
-    for words in ("Foretold and true", "Every recipe that was rehearsed", "bank 1x2x0.5", "chosen", "second gold"):
+    for words in (
+        "paid after",
+        "Foretold and true",
+        "Every recipe that was rehearsed",
+        "bank 1x2x0.5",
+        "chosen",
+        "second gold",
+    ):
         assert words in text
     assert (output / "requests.svg").stat().st_size > 5000
 

@@ -53,6 +53,7 @@ def test_costs_are_in_trainings(ready):
     assert ready.costs["twin model"] == pytest.approx(epochs * (200 + 40) / (RECIPE.epochs * 200))
     assert ready.costs["bank"] == pytest.approx(4 * 4 * 100 / (RECIPE.epochs * 200))  # half the epochs on half of D
     assert "a bank of 4 models; cost" in repr(ready)
+    assert [line.split()[:-4] for line in str(ready).splitlines()[1:]] == [["twin", "model"], ["bank"]]
 
 
 def test_a_trained_model_is_taken_as_it_is(ready):

@@ -243,6 +243,14 @@ class Prepared:
             raise ValueError(f"indices holds {unknown[0]}, no row that the model was trained on; they lie in 0..{last}")
         return rows.astype(np.int32)
 
+    def __str__(self) -> str:
+        """The table of costs: a line for each part, in trainings of M_o and in seconds."""
+        parts = [
+            f"  {name:12s} {cost:6.2f} trainings  {self.seconds.get(name, 0.0):8.1f} s"
+            for name, cost in self.costs.items()
+        ]
+        return "\n".join([repr(self), *parts])
+
     def __repr__(self) -> str:
         bank = "no bank" if self.bank is None else f"a bank of {len(self.bank)} models"
         cost = sum(self.costs.values())
