@@ -79,3 +79,40 @@ def test_keys_of_purposes_are_far_from_each_other_and_repeatable():
 def test_stages_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         stage().kind = "other"
+
+
+class Memory:
+    """A keeper of a dict."""
+
+    def __init__(self):
+        self.values, self.asked = {}, []
+
+    def find(self, stage):
+        self.asked.append(stage.kind)
+        return self.values.get(stage.name)
+
+    def keep(self, stage, value):
+        self.values[stage.name] = value
+
+
+def test_a_keeper_is_asked_first_and_given_what_was_made():
+    """Not for what is given, nor for what is made anew each time; those are known by what they are made from."""
+    made = []
+
+    def add(first, second, progress):
+        made.append("sum")
+        return first + second
+
+    first = given(1, {"number": 1})
+    second = stage("second", make=lambda progress: made.append("second") or 2)
+    fleeting = stage("fleeting", make=lambda second, progress: second + 10, parents={"second": second}, is_kept=False)
+    both = stage("sum", make=add, parents={"first": first, "second": fleeting})
+    memory = Memory()
+    assert compute(both, keeper=memory) == compute(both, keeper=memory) == 13
+    assert made == ["second", "sum"]
+    assert set(memory.asked) == {"second", "sum"}
+    assert len(memory.values) == 2
+    again = stage("sum", make=add, parents={"first": given(1, {"number": 1}), "second": fleeting})
+    assert again.name == both.name
+    with pytest.raises(TypeError, match="no JSON value"):
+        _ = stage("sum", parents={"first": given(1)}).name

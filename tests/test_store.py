@@ -38,6 +38,12 @@ def test_a_stage_is_restored_equal(store, tmp_path):
     assert store.warnings == []
 
 
+def test_a_stage_of_no_arrays(store):
+    store.save("rehearsal-1", Saved({}, {"agreement": [88.0, 86.5, 89.5]}))
+    assert store.load("rehearsal-1") == Saved({}, {"agreement": [88.0, 86.5, 89.5]})
+    assert store.warnings == []
+
+
 def test_a_stage_that_is_not_there(store):
     assert not store.has("gold-other")
     assert store.load("gold-other") is None
