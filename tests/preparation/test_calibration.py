@@ -1,11 +1,13 @@
 """Planted distributions are recovered, a shift meets its count, and no image judges itself."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.special
 
 from tmu_jax.evaluation.metrics import auc
-from tmu_jax.preparation.calibration import bank_features, fit_calibration, share_out, shift_to_count
+from tmu_jax.preparation.calibration import bank_features, fit_calibration, share_out, sharpen, shift_to_count
 
 NUM, CLASSES, SHARPENING = 6_000, 5, 1.7
 
@@ -25,12 +27,31 @@ def planted(seed=0, num=NUM):
 def test_a_planted_distribution_is_recovered():
     answers, labels, gold, _true = planted()
     calibration = fit_calibration(answers, labels, gold)
-    assert calibration.sharpening == pytest.approx(SHARPENING, rel=0.04)
+    assert calibration.rest == pytest.approx(SHARPENING, rel=0.04)
     others = planted(seed=1)
     found = calibration.predict(others[0], others[1])
     np.testing.assert_allclose(found.targets.sum(1), 1, rtol=1e-5)
-    assert np.abs(found.targets[np.arange(NUM), others[1]] - others[3]).mean() < 0.005
-    assert np.abs(found.targets - others[2]).mean() < 0.01
+    plain = dataclasses.replace(calibration, sharpening=1.0).predict(others[0], others[1])
+    assert np.abs(plain.targets[np.arange(NUM), others[1]] - others[3]).mean() < 0.005
+    assert np.abs(plain.targets - others[2]).mean() < 0.01
+
+
+def test_the_sharpening_is_what_brings_the_shifted_targets_nearest_to_gold():
+    """Against a grid: gold is sure of one class drawn from the planted distribution, so a sharper target is nearer."""
+    answers, labels, gold, _ = planted(num=2000)
+    rng = np.random.default_rng(3)
+    outcome = np.eye(CLASSES)[[rng.choice(CLASSES, p=row / row.sum()) for row in gold]]
+    found = fit_calibration(answers, labels, outcome)
+    unsharpened = sharpen(found.heldout.targets, 1 / found.sharpening)
+    wrong = round(float(np.sum(1 - found.heldout.probability)))
+
+    def distance(exponent):
+        return np.linalg.norm(shift_to_count(sharpen(unsharpened, exponent), labels, wrong) - outcome, axis=1).mean()
+
+    assert distance(found.sharpening) <= min(distance(exponent) for exponent in np.arange(0.5, 8, 0.25)) + 2e-3
+    assert distance(found.sharpening) < distance(1.0) - 1e-3
+    np.testing.assert_allclose(sharpen(gold, 1.0), gold, rtol=1e-5)
+    np.testing.assert_allclose(sharpen(np.array([[0.8, 0.2]]), 2.0), [[0.64 / 0.68, 0.04 / 0.68]], rtol=1e-6)
 
 
 def test_the_probability_of_being_right_is_calibrated():

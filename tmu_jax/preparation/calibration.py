@@ -9,6 +9,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+import scipy.special
 from scipy.optimize import minimize_scalar
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -71,13 +72,15 @@ class Calibration:
     Attributes:
       right: the model of the probability that M_o is right; a number where it always or never is.
       true_class: the model of M_o's softmax at the true class.
-      sharpening: exponent of the bank's mean answer, by which the rest is shared out among the other classes.
+      rest: exponent of the bank's mean answer, by which the rest is shared out among the other classes.
+      sharpening: exponent of the whole distribution: a mean of sharp answers is farther from each of them than they are.
       heldout: the held-out images' own numbers, each from a fit without that image.
       heldout_right: bool[n], whether M_o is right on each.
     """
 
     right: object
     true_class: object
+    rest: float
     sharpening: float
     heldout: Predicted
     heldout_right: np.ndarray
@@ -91,10 +94,8 @@ class Calibration:
           features: float[n, f], further ones, as many as it was fitted with.
         """
         inputs = _inputs(answers, labels, features)
-        true = _probability(self.true_class, inputs)
-        return Predicted(
-            _probability(self.right, inputs), share_out(true, answers, labels, self.sharpening).astype(np.float32)
-        )
+        shared = share_out(_probability(self.true_class, inputs), answers, labels, self.rest)
+        return Predicted(_probability(self.right, inputs), sharpen(shared, self.sharpening))
 
 
 def fit_calibration(
@@ -120,35 +121,41 @@ def fit_calibration(
     inputs = _inputs(answers, labels, features)
     right = gold.argmax(1) == labels
     true = np.clip(gold[np.arange(len(labels)), labels].astype(np.float64), 0, 1)
-    sharpening = _fit_sharpening(answers, labels, gold)
+    rest = _fit_rest(answers, labels, gold)
     probability, of_true = np.empty(len(labels)), np.empty(len(labels))
     for fitted, judged in KFold(min(CROSS_FITS, len(labels)), shuffle=True, random_state=seed).split(inputs):
         probability[judged] = _probability(_fit(inputs[fitted], right[fitted].astype(float)), inputs[judged])
         of_true[judged] = _probability(_fit(inputs[fitted], true[fitted]), inputs[judged])
-    targets = share_out(of_true, answers, labels, sharpening).astype(np.float32)
-    return Calibration(
-        _fit(inputs, right.astype(float)), _fit(inputs, true), sharpening, Predicted(probability, targets), right
-    )
+    shared = share_out(of_true, answers, labels, rest)
+    sharpening = _fit_sharpening(shared, labels, gold, round(float(np.sum(1 - probability))))
+    heldout = Predicted(probability, sharpen(shared, sharpening))
+    return Calibration(_fit(inputs, right.astype(float)), _fit(inputs, true), rest, sharpening, heldout, right)
 
 
-def share_out(true: np.ndarray, answers: np.ndarray, labels: np.ndarray, sharpening: float) -> np.ndarray:
+def share_out(true: np.ndarray, answers: np.ndarray, labels: np.ndarray, exponent: float) -> np.ndarray:
     """Distributions with a given true class's probability, the rest in proportion to the bank's mean answer.
 
     Args:
       true: float[n], 0..1.
       answers: float32[n, R, classes], log-probabilities.
       labels: int32[n].
-      sharpening: the exponent of the mean answer.
+      exponent: of the mean answer.
 
     Returns:
       float64[n, classes], adding up to 1.
     """
     mean = np.exp(answers.astype(np.float64)).mean(1)
-    rest = np.maximum(mean, 1e-12) ** sharpening
+    rest = np.maximum(mean, 1e-12) ** exponent
     rest[np.arange(len(labels)), labels] = 0
     found = rest * ((1 - true) / rest.sum(1))[:, None]
     found[np.arange(len(labels)), labels] = true
     return found
+
+
+def sharpen(distributions: np.ndarray, exponent: float) -> np.ndarray:
+    """Distributions float[n, classes] raised to a power and brought to sum 1 again, float32[n, classes]."""
+    log = exponent * np.log(np.maximum(distributions.astype(np.float64), 1e-12))
+    return scipy.special.softmax(log, axis=1).astype(np.float32)
 
 
 def shift_to_count(targets: np.ndarray, labels: np.ndarray, num_wrong: int) -> np.ndarray:
@@ -206,7 +213,17 @@ def _probability(model: object, inputs: np.ndarray) -> np.ndarray:
     return model.predict_proba(inputs)[:, 1]  # type: ignore[attr-defined]
 
 
-def _fit_sharpening(answers: np.ndarray, labels: np.ndarray, gold: np.ndarray) -> float:
+def _fit_sharpening(shared: np.ndarray, labels: np.ndarray, gold: np.ndarray, num_wrong: int) -> float:
+    """The exponent under which the distributions, shifted to their count, come nearest to gold's softmax."""
+
+    def distance(exponent: float) -> float:
+        shifted = shift_to_count(sharpen(shared, exponent), labels, num_wrong)
+        return float(np.linalg.norm(shifted - gold, axis=1).mean())
+
+    return float(minimize_scalar(distance, bounds=(0.5, _LARGEST_EXPONENT), method="bounded").x)
+
+
+def _fit_rest(answers: np.ndarray, labels: np.ndarray, gold: np.ndarray) -> float:
     """The exponent under which the other classes' shares are likeliest, where gold's softmax is the truth."""
     rest = gold.astype(np.float64)
     rest[np.arange(len(labels)), labels] = 0
