@@ -73,7 +73,7 @@ class Calibration:
       right: the model of the probability that M_o is right; a number where it always or never is.
       true_class: the model of M_o's softmax at the true class.
       rest: exponent of the bank's mean answer, by which the rest is shared out among the other classes.
-      sharpening: exponent of the whole distribution: a mean of sharp answers is farther from each of them than they are.
+      sharpening: exponent of the whole distribution: the mean of sharp answers lies farther from each than they do.
       heldout: the held-out images' own numbers, each from a fit without that image.
       heldout_right: bool[n], whether M_o is right on each.
     """
