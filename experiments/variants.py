@@ -3,13 +3,8 @@
 Run it as `python -m experiments.variants`. Every arm is `twin` with one setting changed (`FLIPS`), on the same
 forgotten images as the default; the report gives the differences in agreement and gap with their intervals.
 
-Not yet run at full size (`python -m experiments.variants --preset paper`), nor on CIFAR-10. The small version ran on
-synthetic images of an earlier and easier kind, where beside the original and the second gold models all took 13 minutes
-on two CPU cores (`results/variants-quick-cpu`):
-
-    python -m experiments.variants --preset quick --arch small_resnet --seeds 0
-
-    scaling by the twin problem alone: agreement -9.5 [-14.5, -5.0] and gap +14.5 [10.0, 19.5] against the default's
+Not yet run at full size (`python -m experiments.variants --preset paper`), nor on the synthetic images of today: on
+earlier and easier ones `python -m experiments.variants --preset quick` took 13 minutes on two CPU cores.
 """
 
 import dataclasses

@@ -16,10 +16,11 @@ from experiments.protocol.records import PROVENANCE, RecordTable
 from experiments.report.files import read_config, read_features, read_records, read_samples
 from experiments.report.samples import disagreements
 from experiments.report.write import standard, write_report
+from experiments.requests import EXPERIMENT as REQUESTS
 from experiments.variants import EXPERIMENT as VARIANTS
 
 FOLDERS = sorted(path.parent for path in pathlib.Path(__file__).parents[1].glob("results/*/results.jsonl"))
-BODIES = {kind.name: kind.body for kind in (ABLATION, CIFAR10, CIFAR100, FORGET_SIZE, VARIANTS)}
+BODIES = {kind.name: kind.body for kind in (ABLATION, CIFAR10, CIFAR100, FORGET_SIZE, REQUESTS, VARIANTS)}
 OF_TWO_RUNS = {
     "cifar10-5000-fast-small-resnet-cpu": "twin of seed 0 was run again at another commit, and only its records were "
     "replaced: its samples and features are the first run's. To be made anew"
