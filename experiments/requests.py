@@ -1,12 +1,13 @@
-"""Prepare once, forget many: how near each method comes to gold for 1 to 20 % of retraining, and what was foretold.
+r"""Prepare once, forget many: how near each method comes to gold for 1 to 20 % of retraining, and what was foretold.
 
 Run it as `python -m experiments.requests`. Every recipe is chosen by rehearsal, on held-out images and the twin model;
 gold only judges. The report gives alignment against cost, what the rehearsal promised beside what came true, the labels
 of several banks, and requests in turn.
 
-On all of CIFAR-10, one seed (`results/requests-cifar10-small-resnet-cpu`), in the time of seven trainings of eleven minutes on two cores:
+On all of CIFAR-10, one seed (`results/requests-cifar10-small-resnet-cpu`), in the time of seven trainings of eleven
+minutes on two CPU cores:
 
-    python -m experiments.requests --preset fast --arch small_resnet --baselines original retrain \\
+    python -m experiments.requests --preset fast --arch small_resnet --baselines original retrain \
         --budgets 0.02 0.05 0.1 --in-turn 10
 
     soft twin, 2 %: A_t 82.00, A_f 91.1, gap 8.7, agreement 86.7, distance .205 (a second gold: 87.7, .206)
