@@ -21,7 +21,7 @@ from tmu_jax.twin import prediction_stage
 from tmu_jax.unlearning import METHODS, Method
 
 _PARTS = {"twin_model": "twin_model", "curriculum": "curriculum", "features": "features", "prediction": "predictor"}
-TWIN_EPOCHS_SHARE = 0.3
+TWIN_EPOCHS_SHARE = 0.5
 """Of the twin model of rehearsals; its epochs as a share of the training's."""
 _PARTS |= {"bank_prediction": "bank"}
 """Parts of a method's seconds by the kind of stage that they are spent on."""

@@ -49,7 +49,7 @@ def test_the_calibration_is_of_the_original_on_heldout_images(ready):
 
 def test_costs_are_in_trainings(ready):
     epochs = len(ready.twin.losses)
-    assert epochs == 2  # three tenths of 8
+    assert epochs == 4  # half of 8
     assert ready.costs["twin model"] == pytest.approx(epochs * (200 + 40) / (RECIPE.epochs * 200))
     assert ready.costs["bank"] == pytest.approx(4 * 4 * 100 / (RECIPE.epochs * 200))  # half the epochs on half of D
     assert "a bank of 4 models; cost" in repr(ready)

@@ -50,7 +50,7 @@ def prepare(
     repetitions: int = 2,
     epochs_share: float = 0.5,
     recipe: Recipe | None = None,
-    twin_epochs_share: float = 0.3,
+    twin_epochs_share: float = 0.5,
     folder: pathlib.Path | str | None = None,
     progress: Callable[[str], Progress] | None = None,
 ) -> Prepared:
@@ -109,7 +109,7 @@ def preparation_stage(
     fingerprint: str,
     key: jax.Array,
     settings: BankSettings,
-    twin_epochs_share: float | None = 0.3,
+    twin_epochs_share: float | None = 0.5,
 ) -> Stage:
     """The stages of a preparation; the last one's value is a `Prepared`, and is not kept: it takes seconds.
 
