@@ -104,7 +104,7 @@ def _read_prepared(version_dir: pathlib.Path, choice: Choice) -> FolderData:
 
     if not (version_dir / "dataset_info.json").is_file():
         raise FileNotFoundError(f"version_dir={str(version_dir)!r} holds no dataset_info.json")
-    builder = tfds_folder.library().builder_from_directory(version_dir)
+    builder = tfds_folder.import_tfds().builder_from_directory(version_dir)
     parse = _parser(builder, version_dir)
     records, read_record = tfds_folder.indexed_records(builder, "train")
     num_examples = builder.info.splits["train"].num_examples
@@ -140,7 +140,7 @@ def _parser(builder: Any, version_dir: pathlib.Path) -> Callable[[bytes], tuple[
             f"{version_dir} must have a split 'train' and the features image, class_id or label, and face_id or "
             f"file_name; got the splits {sorted(builder.info.splits)} and the features {sorted(features)}"
         )
-    decoders = {"image": tfds_folder.library().decode.SkipDecoding()}
+    decoders = {"image": tfds_folder.import_tfds().decode.SkipDecoding()}
     class_names = features["label"].names if identity_key == "label" else None
 
     def parse(record: bytes) -> tuple[str, str, bytes]:

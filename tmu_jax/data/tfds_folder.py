@@ -24,7 +24,7 @@ def find_version(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
     return max(versions, key=_version, default=None)
 
 
-def library() -> Any:
+def import_tfds() -> Any:
     """The module tensorflow_datasets, which only prepared folders need.
 
     Raises:
@@ -51,7 +51,7 @@ def read_prepared(name: str, version_dir: pathlib.Path) -> Dataset:
         ImportError: TensorFlow Datasets is not installed.
         ValueError: the folder is incomplete, or too old to tell the official order.
     """
-    builder = library().builder_from_directory(version_dir)
+    builder = import_tfds().builder_from_directory(version_dir)
     arrays = [_read_split(builder, split, version_dir) for split in ("train", "test")]
     return Dataset(
         name=name,
@@ -77,7 +77,7 @@ def indexed_records(builder: Any, split: str) -> tuple[Iterator[tuple[Any, bytes
     """
     if builder.info.file_format.file_suffix == "tfrecord":
         return _placed_tfrecords(builder.info.splits[split].filepaths), _tfrecord_at
-    source = builder.as_data_source(split, deserialize_method=library().decode.DeserializeMethod.RAW_BYTES)
+    source = builder.as_data_source(split, deserialize_method=import_tfds().decode.DeserializeMethod.RAW_BYTES)
     return ((place, source[place]) for place in range(len(source))), source.__getitem__
 
 
