@@ -8,7 +8,7 @@ On all of CIFAR-10, one seed (`results/requests-cifar10-small-resnet-cpu`), in t
 minutes on two CPU cores:
 
     python -m experiments.requests --preset fast --arch small_resnet --baselines original retrain \
-        --budgets 0.02 0.05 0.1 --in-turn 10
+        --budgets 0.02 0.05 0.1
 
     soft twin, 2 %: A_t 82.00, A_f 91.1, gap 8.7, agreement 86.7, distance .205 (a second gold: 87.7, .206)
 """

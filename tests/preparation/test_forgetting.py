@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import tmu_jax
+from tests.patching import patch_everywhere
 from tests.preparation.made import CALL, DATA, RECIPE, gathered_rows, prepared
 from tests.tiny import TinyNet
-from tmu_jax import forget, refresh
+from tmu_jax import forget, refresh, training
 from tmu_jax.preparation.forgetting import expected_accuracy, unlike_beyond_chance
 from tmu_jax.preparation.rehearsal import Estimate, Rehearsal
 from tmu_jax.training import predict
@@ -55,6 +56,26 @@ def test_requests_in_turn_leave_the_data_of_one_request(ready, in_turn):
 def test_the_second_request_starts_from_the_first_ones_model(in_turn):
     assert in_turn[1].model.original is in_turn[0].model
     assert in_turn[0].prepared.model is in_turn[0].model
+
+
+@pytest.mark.parametrize("method", ["soft_twin", "rewarm_twin", "rewarm"])
+def test_a_later_request_goes_by_the_trainings_own_rates(ready, method, monkeypatch):
+    """From the rates that the steps were given: each request's peak is the same, whatever was forgotten before."""
+    steps, peaks = training.train_steps, []
+
+    def spy(*args, **kwargs):
+        peaks.append(float(np.max(args[6])))
+        return steps(*args, **kwargs)
+
+    patch_everywhere(monkeypatch, steps, spy)
+    now, found = ready, []
+    for rows in (FIRST, SECOND, np.arange(80, 92)):
+        peaks.clear()
+        now = forget(now, rows, method=method).prepared
+        found.append(max(peaks))
+        assert now.model.recipe == RECIPE
+    assert found == pytest.approx([found[0]] * 3)
+    assert found[0] > 0
 
 
 def test_the_debt_of_each_model_is_what_it_was_trained_on(in_turn):

@@ -219,4 +219,5 @@ class Method:
             fit_key,
             progress=progress,
         )
-        return dataclasses.replace(original, variables=variables, recipe=recipe_as_trained, losses=tuple(losses))
+        # The recipe stays the training's: a later request, and retraining, go by that one.
+        return dataclasses.replace(original, variables=variables, losses=tuple(losses))

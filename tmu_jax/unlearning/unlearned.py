@@ -14,6 +14,8 @@ _LABEL_TYPE = np.dtype([("index", np.int32), ("easy", np.bool_), ("probability",
 class UnlearnedModel(TrainedModel):
     """A model after unlearning, with what the method learnt on the way.
 
+    Its `recipe` is still that of the original's training.
+
     Attributes:
       method: the method's name.
       original: the model that was to forget.
