@@ -1,5 +1,7 @@
 """A rehearsal equals what a direct computation on the planted problem gives, and its grid keeps to its budget."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -40,6 +42,13 @@ def test_it_equals_a_direct_computation(ready):
     accuracies = [100 * np.mean(predict(m, others)[0].argmax(-1) == others.labels) for m in (ready.original, model)]
     assert found.test_loss.value == pytest.approx(accuracies[0] - accuracies[1])
     assert found.share == pytest.approx(2 * 100 / (RECIPE.epochs * 200))
+
+
+def test_it_goes_by_the_rates_of_a_request_whatever_the_twin_model_was_trained_by(ready):
+    slow = dataclasses.replace(ready.twin, recipe=dataclasses.replace(RECIPE, learning_rate=1e-6))
+    found, again = (rehearse(one, "rewarm", **OPTIONS) for one in (ready, dataclasses.replace(ready, twin=slow)))
+    assert found.distance == again.distance
+    assert found.distance.value != pytest.approx(found.untouched["distance"], abs=1e-3)
 
 
 def test_no_forgotten_image_is_gathered_and_all_else_is_retained(ready, monkeypatch):

@@ -121,13 +121,15 @@ def rehearse(
         raise ValueError("the preparation has no twin model to rehearse with; prepare with twin_epochs_share")
     key = key_for(prepared.key, "rehearsal") if key is None else key
     before, gold = _ends(prepared, prepared.twin)
+    # At the rates of a request, which go by M_o's training and not by the twin model's.
+    twin = dataclasses.replace(prepared.twin, recipe=prepared.original.recipe)
     runs = []
     for repeat in range(repeats):
         own = key_for(key, f"{method.name} {repeat}")
         drawn = np.sort(np.asarray(jax.random.permutation(key_for(own, "draw"), len(heldout)))[:size])
         problem = prepared.twin_problem(heldout.indices[drawn])
         prediction = given(prepared.twin_prediction(problem)) if method.needs == "bank" else None
-        left = compute(method.stage(problem, given(prepared.twin), own, prediction), progress)
+        left = compute(method.stage(problem, given(twin), own, prediction), progress)
         share = method.work(problem) / prepared.retraining_work(problem)
         runs.append(_Run(drawn, _Outputs.of(prepared, left), share, left.seconds))
     return _read(prepared, method, size, runs, before, gold)
@@ -177,13 +179,12 @@ def _read(
     distances = [metrics.activation_distances(run.left.heldout[run.drawn], gold.heldout[run.drawn]) for run in runs]
     excess = [100.0 * (right.astype(float) - golds) for right, golds in zip(rights, of_gold, strict=True)]
     losses = [100.0 * (gold.test_right.astype(float) - run.left.test_right) for run in runs]
-    signed = _estimate(excess)
+    signed = _estimate(excess)  # Images right and wrong cancel as they do in a gap; its ends are the gap's.
     gap = Estimate(
         float(np.mean([abs(part.mean()) for part in excess])),
         0.0 if signed.low <= 0 <= signed.high else min(abs(signed.low), abs(signed.high)),
         max(abs(signed.low), abs(signed.high)),
     )
-    # Signed, images right and wrong cancel as they do in a gap; its ends are the gap's.
     everywhere = np.concatenate([run.drawn for run in runs])
     return Rehearsal(
         method=method.name,
