@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,8 +22,6 @@ from tmu_jax.twin import prediction_stage
 from tmu_jax.unlearning import METHODS, Method
 
 _PARTS = {"twin_model": "twin_model", "curriculum": "curriculum", "features": "features", "prediction": "predictor"}
-TWIN_EPOCHS_SHARE = 0.5
-"""Of the twin model of rehearsals; its epochs as a share of the training's."""
 _PARTS |= {"bank_prediction": "bank"}
 """Parts of a method's seconds by the kind of stage that they are spent on."""
 
@@ -64,18 +63,18 @@ class Graph:
     @functools.cached_property
     def prepared(self) -> Stage:
         """What no request changes, without a twin model: a bank, calibrated on this request's held-out images."""
-        return self._prepared(None)
+        return self._prepared(twin_epochs_share=None)
 
     @functools.cached_property
     def rehearsing(self) -> Stage:
         """The same with the twin model of rehearsals."""
-        return self._prepared(TWIN_EPOCHS_SHARE)
+        return self._prepared()
 
     def prediction_of(self, problem: ForgetProblem) -> Stage:
         """The bank's labels and distributions of a request."""
         return prediction_from_bank(self.prepared, problem)
 
-    def _prepared(self, twin_epochs_share: float | None) -> Stage:
+    def _prepared(self, **options: Any) -> Stage:
         settings, problem = self.settings, self.request.problem
         # Augmented copies of held-out images are no images of their own.
         heldout = problem.heldout.indices
@@ -90,7 +89,7 @@ class Graph:
             settings.data_fingerprint,
             key_for(jax.random.key(self.request.seeds.training), "preparation"),
             settings.bank,
-            twin_epochs_share,
+            **options,
         )
 
     def method(self, name: str) -> Method:

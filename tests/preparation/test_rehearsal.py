@@ -8,12 +8,13 @@ import pytest
 
 import tmu_jax
 from tests.preparation.made import RECIPE, gathered_rows, prepared
+from tests.tiny import TinyNet
 from tmu_jax.data import Split
 from tmu_jax.evaluation import metrics
 from tmu_jax.preparation import candidates, rehearse, rehearse_candidates
 from tmu_jax.preparation.rehearsal import Estimate
 from tmu_jax.stages import key_for
-from tmu_jax.training import predict
+from tmu_jax.training import Recipe, predict
 
 OPTIONS = {"share": 0.5, "epochs": 2, "peak": 1.0}
 
@@ -51,6 +52,13 @@ def test_it_goes_by_the_rates_of_a_request_whatever_the_twin_model_was_trained_b
     assert found.distance.value != pytest.approx(found.untouched["distance"], abs=1e-3)
 
 
+def test_gold_is_the_original_whatever_is_in_service_by_now(ready):
+    """Another model in service changes neither of the two ends that a rehearsal lies between."""
+    other = tmu_jax.train(TinyNet(), ready.heldout, key=jax.random.key(8), recipe=RECIPE)
+    found = rehearse(dataclasses.replace(ready, model=other), "rewarm", **OPTIONS)
+    assert found == dataclasses.replace(rehearse(ready, "rewarm", **OPTIONS), seconds=found.seconds)
+
+
 def test_no_forgotten_image_is_gathered_and_all_else_is_retained(ready, monkeypatch):
     with gathered_rows(monkeypatch) as rows:
         rehearse(ready, "rewarm", size=10, share=1.0, epochs=3)
@@ -80,6 +88,20 @@ def test_the_same_key_rehearses_alike_and_another_does_not(ready):
     assert first.distance == again.distance
     other = rehearse(ready, "rewarm", size=20, key=jax.random.key(9), **OPTIONS)
     assert other.distance != first.distance
+
+
+def test_the_grid_that_ships():
+    """Written down: recipes are chosen among these, and a changed grid changes what every run chooses from."""
+    found = [(m.name, dict(m.options)) for m in candidates(Recipe(epochs=10), 1000, 20, 0.1, bank=True)]
+    twice = [(peak, epochs, part) for epochs, part in ((1, 0.96), (2, 0.46)) for peak in (0.5, 1.0)]
+    assert found == [
+        *[("rewarm", {"share": 1.0, "epochs": 1, "peak": peak}) for peak in (0.5, 1.0, 2.0)],
+        *[("rewarm_twin", {"share": s, "epochs": e, "peak": p, "copies": 2}) for p, e, s in twice],
+        *[
+            ("soft_twin", {"replay": pytest.approx(1000 / 6 / 20 - 1), "epochs": 6, "rate": rate})
+            for rate in (0.05, 0.1)
+        ],
+    ]
 
 
 @pytest.mark.parametrize("budget", [0.05, 0.1, 0.25, 0.6])
