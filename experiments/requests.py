@@ -57,10 +57,19 @@ class Options(RequestOptions, RunOptions, DataOptions):
 
 
 def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
-    """The baselines, an arm for each budget, each of requests in turn, and each further bank."""
+    """The baselines, an arm for each budget, each of requests in turn, and each further bank.
+
+    Raises:
+      ValueError: for a number of images, a budget or a bank that cannot be.
+    """
     bank = BankSettings(options.folds, options.repetitions, options.epochs_share)
     base = dataclasses.replace(settings, methods=tuple(options.baselines), bank=bank)
-    forgotten = len(settings.classes) * (settings.num_forget if isinstance(settings.num_forget, int) else 1)
+    assert isinstance(settings.num_forget, int)  # as the option is
+    forgotten = len(settings.classes) * settings.num_forget
+    if forgotten < 1:
+        raise ValueError(f"num_forget={settings.num_forget} must be at least 1")
+    if not 0 <= options.in_turn <= forgotten:
+        raise ValueError(f"in_turn={options.in_turn} must lie in 0..{forgotten}, the forgotten images")
     found = [base]
     for budget in options.budgets:
         found.append(_within(base, budget, forgotten, 0))

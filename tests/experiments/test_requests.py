@@ -1,5 +1,6 @@
 """Requests within a budget: their arms, that rehearsal alone chooses, and their report, all on a tiny problem."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -73,6 +74,19 @@ def test_a_bank_that_is_none(name):
 def test_a_budget_of_no_step_is_refused_before_any_work(data):
     with pytest.raises(ValueError, match=r"budget=1e-05 of a retraining buys 0 images"):
         requests.arms(settings(data), requests.Options(budgets=(0.00001,)), data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "said"),
+    [
+        ({"num_forget": 0}, {}, "num_forget=0 must be at least 1"),
+        ({}, {"in_turn": -3}, r"in_turn=-3 must lie in 0\.\.16"),
+        ({}, {"in_turn": 17}, r"in_turn=17 must lie in 0\.\.16"),
+    ],
+)
+def test_requests_that_cannot_be(data, changes, options, said):
+    with pytest.raises(ValueError, match=said):
+        requests.arms(settings(data, **changes), dataclasses.replace(OPTIONS, **options), data)
 
 
 def test_gold_chooses_nothing(arms, data):
