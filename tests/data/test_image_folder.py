@@ -10,8 +10,7 @@ import PIL.ImageFile
 import pytest
 
 from tests.data.pictures import QUIET, SIZE, by_hand, encode, identities, picture, rows, write
-from tmu_jax.data import from_image_folder, load_faces
-from tmu_jax.data import identities as identities_module
+from tmu_jax.data import decoding, forget_indices, from_image_folder, load_faces
 
 
 def test_order_names_and_shapes(tmp_path):
@@ -78,8 +77,8 @@ def test_identities_with_the_most_images_are_taken_ties_by_name(tmp_path):
 
 def test_only_the_chosen_identities_are_decoded(tmp_path, monkeypatch):
     decoded = []
-    decode = identities_module.decode
-    monkeypatch.setattr(identities_module, "decode", lambda data, size: decoded.append(data) or decode(data, size))
+    decode = decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda data, size: decoded.append(data) or decode(data, size))
     from_image_folder(write(tmp_path, identities(a=2, b=4, c=3)), num_classes=2, **QUIET)
     assert len(decoded) == 7
 
@@ -269,7 +268,7 @@ def test_progress_bar_is_shown_when_asked_for(tmp_path, capfd):
     ],
 )
 def test_wrong_values_are_refused_before_decoding(changes, error, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(identities_module, "decode", None)
+    monkeypatch.setattr(decoding, "decode", None)
     folder = write(tmp_path, identities(a=3, b=4, c=5))
     for load in (from_image_folder, load_faces):
         with pytest.raises(error, match=message):
@@ -293,3 +292,162 @@ def test_too_few_readable_identities_say_how_many_there_are(tmp_path):
     files = identities(a=3, b=3, c=3) | {f"c/{number:04d}_01.png": b"" for number in range(2)}
     with pytest.raises(ValueError, match=r"num_classes must be at most 2, .*min_images=2 readable images, got 3"):
         from_image_folder(write(tmp_path, files), num_classes=3, **QUIET)
+
+
+def test_ids_are_the_paths_within_the_folder(tmp_path):
+    folder = write(tmp_path, identities(ann=5, bob=4))
+    data = from_image_folder(folder, **QUIET).data
+    for name, image in zip(data.ids, data.train_images, strict=True):
+        identity, number = name.split("/")
+        expected = by_hand(picture(1000 * ("ann", "bob").index(identity) + int(number[:4])))
+        np.testing.assert_array_equal(image, expected)
+    assert data.rows_of([data.ids[3], data.ids[0]]).tolist() == [3, 0]
+    official = write(
+        tmp_path / "official", {f"train/{name}": content for name, content in identities(a=3, b=3).items()}
+    )
+    assert set(from_image_folder(official, **QUIET).data.ids) < set(identities(a=3, b=3))
+
+
+def test_without_test_images_it_is_said_that_they_are_drawn(tmp_path):
+    (note,) = from_image_folder(write(tmp_path, identities(a=4, b=4)), test_share=0.25, **QUIET).data.notes
+    assert note.startswith("The test images are 25% of all images, drawn at random: a model that was trained on all of")
+
+
+TRAIN, HELD = identities(a=3, b=4), {name: encode(picture(9000 + n)) for n, name in enumerate(identities(a=2, b=1))}
+
+
+def check_apart(result, prefix):
+    data = result.data
+    assert data.ids.tolist() == sorted(TRAIN)
+    numbers = [1000 * ("a", "b").index(name[0]) + int(name[2:6]) for name in sorted(TRAIN)]
+    np.testing.assert_array_equal(data.train_images, [by_hand(picture(number)) for number in numbers])
+    np.testing.assert_array_equal(data.test_images, [by_hand(picture(9000 + n)) for n in range(3)])
+    assert data.train_labels.tolist() == [0] * 3 + [1] * 4
+    assert data.test_labels.tolist() == [0, 0, 1]
+    assert data.source == f"image folder with test images from {prefix}, 2 of 2 identities, 16x16"
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "test"])
+def test_a_folder_of_the_same_identities_beside_train_has_the_test_images(name, tmp_path):
+    files = {f"train/{path}": content for path, content in TRAIN.items()}
+    write(tmp_path, files | {f"{name}/{path}": content for path, content in HELD.items()})
+    result = from_image_folder(tmp_path, **QUIET)
+    check_apart(result, f"{name}/")
+    assert result.data.notes == result.skipped == ()
+    assert from_image_folder(tmp_path, test_share=0.9, seed=3, **QUIET).data.fingerprint == result.data.fingerprint
+
+
+def test_a_folder_of_test_images_anywhere(tmp_path):
+    write(tmp_path / "mine", TRAIN)
+    write(tmp_path / "held", HELD)
+    result = from_image_folder(tmp_path / "mine", test_folder=tmp_path / "held", **QUIET)
+    check_apart(result, "held/")
+
+
+def test_of_two_folders_with_test_images_one_serves(tmp_path):
+    for part, files in (("train", TRAIN), ("test", HELD), ("val", identities(a=2, b=2))):
+        write(tmp_path / part, files)
+    result = from_image_folder(tmp_path, **QUIET)
+    check_apart(result, "test/")
+    assert result.data.notes == ("The folder val/ was not read.",)
+
+
+def test_a_folder_of_other_identities_is_not_read(tmp_path):
+    for part, files in (("train", TRAIN), ("test", identities(y=3, z=9)), ("val", HELD)):
+        write(tmp_path / part, files)
+    result = from_image_folder(tmp_path, **QUIET)
+    check_apart(result, "val/")
+    assert result.data.notes == ("The folder test/ has other identities and was not read.",)
+    write(tmp_path, {"valid/loose.jpg": b"", "validation": b""})
+    check_apart(from_image_folder(tmp_path, **QUIET), "val/")
+
+
+def test_identities_in_doubt_are_asked_about_and_left_out_when_told(tmp_path):
+    for part, files in (("train", TRAIN), ("val", HELD | identities(z=2))):
+        write(tmp_path / part, files)
+    with pytest.raises(
+        ValueError, match=r"train/ lacks some of the identities of val/: z\. Pass test_folder='.*val' to"
+    ):
+        from_image_folder(tmp_path, **QUIET)
+    result = from_image_folder(tmp_path, test_folder=tmp_path / "val", **QUIET)
+    check_apart(result, "val/")
+    assert result.skipped == ("val/z: no such identity to train on",)
+    assert from_image_folder(tmp_path / "train", **QUIET).data.source == "image folder, 2 of 2 identities, 16x16"
+
+
+def test_an_identity_without_test_images_and_bad_files_are_named(tmp_path):
+    files = {"a/0001_01.png": HELD["a/0001_01.png"], "b/cut.png": b"", "b/notes.txt": b""}
+    for part, written in (("train", TRAIN | {"b/bad.jpg": b"text"}), ("val", files)):
+        write(tmp_path / part, written)
+    result = from_image_folder(tmp_path, **QUIET)
+    assert result.data.test_labels.tolist() == [0]
+    assert result.data.notes == ("There are no test images of b.",)
+    assert result.skipped == (
+        "b/bad.jpg: not a JPEG, PNG, WebP or BMP image",
+        "val/b/cut.png: damaged (it is empty)",
+        "1 file ignored: hidden, or by name no image",
+    )
+    assert result.data.source.endswith("16x16, 2 bad files skipped")
+    (tmp_path / "train" / "b" / "bad.jpg").unlink()
+    with pytest.raises(ValueError, match=r"1 of the files and identities are bad: val/b/cut\.png: damaged"):
+        from_image_folder(tmp_path, bad_files="refuse", **QUIET)
+
+
+def test_wrong_folders_of_test_images_are_refused(tmp_path):
+    write(tmp_path / "mine", TRAIN)
+    for folder, error, message in (
+        (tmp_path / "none", FileNotFoundError, r"test_folder='.*none' does not exist"),
+        (tmp_path / "mine", ValueError, "test_folder=.* must be another folder than that of the training images"),
+        (write(tmp_path / "other", identities(y=3)), ValueError, "'other/' must hold images of .* a, b; it holds .* y"),
+    ):
+        with pytest.raises(error, match=message):
+            from_image_folder(tmp_path / "mine", test_folder=folder, **QUIET)
+
+
+def spoiled() -> dict[str, tuple[bytes, str | None]]:
+    """Twenty files of every kind, with what is wrong with them, or None where they are images all the same."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    frames = [picture(n) for n in range(3)]
+    moving = {"save_all": True, "append_images": frames[1:]}
+    bomb = bytearray(encode(picture(5), "bmp"))
+    bomb[18:26] = struct.pack("<ii", 30_000, 30_000)
+    png = bytearray(encode(picture(5)))
+    png[len(png) // 2] ^= 255
+    deep = np.arange(400, dtype=np.uint16).reshape(20, 20)
+    return {name: (content, message) for name, (content, message) in BAD.items()} | {
+        "a/zeros.png": (bytes(1000), "not a JPEG, PNG, WebP or BMP image"),
+        "a/page.jpg": (b"<html><script>alert(1)</script></html>", "not a JPEG, PNG, WebP or BMP image"),
+        "a/bomb.bmp": (bytes(bomb), r"damaged \(Image size .* decompression bomb DOS attack\.\)"),
+        "a/flipped.png": (bytes(png), r"damaged \(.*\)"),
+        "a/deeper.png": (encode(PIL.Image.fromarray(deep)), r"damaged \(its mode I;16 has more than 8 bits.*\)"),
+        "a/tail.jpg": (JPEG + b"trailing", None),
+        "a/cmyk.jpg": (encode(picture(5, mode="CMYK"), "jpeg"), None),
+        "a/turned.jpg": (encode(picture(5), "jpeg", exif=exif), None),
+        "a/moving.webp": (encode(frames[0], "webp", **moving), None),
+        "a/moving.png": (encode(frames[0], "png", **moving), None),
+        "a/really.jpg": (encode(picture(5), "png"), None),
+        "a/dot.png": (encode(PIL.Image.new("RGB", (1, 1))), None),
+    }
+
+
+def test_of_twenty_spoiled_files_each_is_decoded_or_named(tmp_path):
+    files = spoiled()
+    assert len(files) == 20
+    folder = write(tmp_path, identities(a=4, b=3) | {name: content for name, (content, _) in files.items()})
+    result = from_image_folder(folder, **QUIET)
+    named = dict(sentence.split(": ", 1) for sentence in result.skipped)
+    bad = {name: message for name, (_, message) in files.items() if message is not None}
+    assert named.keys() == bad.keys()
+    for name, message in bad.items():
+        assert re.fullmatch(message, named[name]), named[name]
+    assert len(result.data.pool) == 7 + len(files) - len(bad)
+    moving = by_hand(picture(0))
+    assert sum(image.tobytes() == moving.tobytes() for image in result.data.pool.images) == 2
+    assert result.data.train_ids.dtype.kind == "U"
+
+
+def test_given_in_the_place_of_its_data_set_it_says_which_part_to_give(tmp_path):
+    found = from_image_folder(write(tmp_path, identities(a=4, b=4)), **QUIET)
+    with pytest.raises(AttributeError, match=r"the data set is its `\.data`"):
+        forget_indices(found, [0])

@@ -1,11 +1,14 @@
 """Forget requests against set algebra and counting."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from tests.data.made import check_algebra, make_data, rows
 from tmu_jax.data import Dataset, forget_indices, forget_rows, forget_subset
+from tmu_jax.data.copies import copies_note, exact_copies
 
 
 @pytest.mark.parametrize("heldout_source", ["test", "train"])
@@ -188,3 +191,58 @@ def test_forget_rows_are_those_of_forget_subset():
         expected = forget_subset(data, [c], num_forget, seed=3).forget.indices
         np.testing.assert_array_equal(forget_rows(data, c, num_forget, seed=3), expected)
     assert len(forget_rows(data, 2, 10**6)) == (data.train_labels == 2).sum()
+
+
+@pytest.mark.parametrize("source", ["test", "train"])
+def test_the_removed_are_in_no_set(source):
+    data = make_data()
+    gone = np.array([5, 6, 7, 30, len(data.train_labels), len(data.train_labels) + 3])
+    asked = np.setdiff1d(np.flatnonzero(data.train_labels == 3), gone)[:4]
+    problem = forget_indices(data, asked, seed=2, heldout_source=source, removed=gone)
+    for name in ("train", "forget", "retain", "heldout"):
+        assert not np.isin(getattr(problem, name).indices, gone).any(), name
+    whole = forget_indices(data, asked, seed=2, heldout_source=source)
+    if source == "test":
+        np.testing.assert_array_equal(problem.train.indices, np.setdiff1d(whole.train.indices, gone))
+    np.testing.assert_array_equal(problem.forget.indices, whole.forget.indices)
+    everything = np.setdiff1d(np.arange(len(data.train_labels)), gone)
+    with pytest.raises(ValueError, match=f"forgets all {len(everything)} training images"):
+        forget_indices(data, everything, removed=gone)
+    with pytest.raises(ValueError, match="indices holds 5, which is among the removed"):
+        forget_indices(data, [1, 5], removed=gone)
+
+
+def test_a_class_whose_rest_was_removed_leaves_whole():
+    data = make_data()
+    own = np.flatnonzero(data.train_labels == 3)
+    assert forget_indices(data, own[:5], removed=own[5:], ratio="all").whole_classes == (3,)
+
+
+@pytest.mark.parametrize(
+    ("removed", "error", "said"),
+    [
+        ([0.5], TypeError, "removed must be a one-dimensional"),
+        (pd.DataFrame([5, 6]), TypeError, "got a DataFrame"),
+        ([-1], ValueError, "removed must lie in 0"),
+        ([10**6], ValueError, "got 1000000"),
+    ],
+)
+def test_rows_that_cannot_have_been_removed(removed, error, said):
+    with pytest.raises(error, match=said):
+        forget_indices(make_data(), [1], removed=removed)
+
+
+def test_exact_copies_are_found_whatever_their_labels_and_in_the_order_of_the_request():
+    data = make_data()
+    images = data.train_images.copy()
+    images[[20, 31]], images[40] = images[4], images[9]
+    images[50] = images[4]
+    images[50, 0, 0, 0] ^= 1
+    problem = forget_indices(dataclasses.replace(data, train_images=images), [9, 4])
+    np.testing.assert_array_equal(exact_copies(problem), [[9, 40], [4, 20], [4, 31]])
+    (note,) = copies_note(exact_copies(problem))
+    assert note.startswith("3 images that stay are equal to forgotten ones (40 of 9, 20 of 4, 31 of 4)")
+    assert exact_copies(forget_indices(data, [9, 4])).shape == (0, 2)
+    assert copies_note(np.zeros((0, 2), np.int32)) == ()
+    assert "(1 of 0, 1 of 0" in copies_note(np.tile([[0, 1]], (14, 1)))[0]
+    assert "and 4 more)" in copies_note(np.tile([[0, 1]], (14, 1)))[0]

@@ -1,9 +1,13 @@
 """Encoded images to pixels, and what is wrong with those that are damaged."""
 
+import concurrent.futures
 import contextlib
 import io
+import os
+import pathlib
+import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +49,39 @@ def decode(encoded: bytes, image_size: int) -> np.ndarray:
         upright = image.transpose(PIL.Image.Transpose[_TURNS[turn]]) if turn in range(len(_TURNS)) else image
         square = PIL.ImageOps.fit(upright.convert("RGB"), (image_size, image_size), PIL.Image.Resampling.BILINEAR)
     return np.asarray(square)
+
+
+def decode_all(reads: Sequence[Callable[[], bytes]], image_size: int, progress: bool) -> list[np.ndarray | str]:
+    """Decodes many images on several threads.
+
+    Args:
+        reads: for each image a function that gives its encoded content.
+        image_size: height and width of the results.
+        progress: show a progress bar.
+
+    Returns:
+        For each image its pixels, or what is wrong with it in words.
+    """
+    import tqdm
+
+    def attempt(read: Callable[[], bytes]) -> np.ndarray | str:
+        try:
+            return decode(read(), image_size)
+        except MemoryError:
+            raise
+        except Exception as error:
+            return fault(error)
+
+    with strict_pillow(), concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        results = pool.map(attempt, reads)
+        return list(tqdm.tqdm(results, "decoding", total=len(reads), unit=" images", disable=not progress))
+
+
+def read_file(path: pathlib.Path) -> bytes:
+    """The content of a regular file; of anything else a ValueError, as a pipe would be waited for without end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no regular file")
+    return path.read_bytes()
 
 
 def _orientation(image: Any) -> int:

@@ -8,13 +8,16 @@ References:
 """
 
 from collections.abc import Mapping
+from typing import Literal, get_args
 
 import numpy as np
 
 from tmu_jax.data.types import Dataset, Pool
 
-HELDOUT_SOURCES = ("test", "train")
-RATIOS = ("dataset", "class", "all")
+HeldoutSource = Literal["test", "train"]
+Ratio = Literal["dataset", "class", "all"]
+HELDOUT_SOURCES: tuple[str, ...] = get_args(HeldoutSource)
+RATIOS: tuple[str, ...] = get_args(Ratio)
 MAX_COPIES = 20
 CROP_PADDING = 4
 
@@ -23,15 +26,22 @@ TRAIN_STREAM, _TEST_STREAM, _AUGMENT_STREAM = range(3)
 
 
 def heldout_from_test(
-    data: Dataset, counts: Mapping[int, int], class_sizes: Mapping[int, int], seed: int, ratio: str
+    data: Dataset,
+    counts: Mapping[int, int],
+    class_sizes: Mapping[int, int],
+    seed: int,
+    ratio: str,
+    removed: np.ndarray,
 ) -> tuple[Pool, np.ndarray]:
-    """D_test from the test images: the pool to use, and row numbers of it."""
+    """D_test from the test images that are not among the removed rows: the pool to use, and row numbers of it."""
     num_train = len(data.train_labels)
+    num_left = sum(class_sizes.values())
     pool, rows, extra_images, extra_labels = data.pool, [], [], []
     end = len(pool)
     for c in sorted(counts):
         order = shuffled_class(data.test_labels, c, seed, _TEST_STREAM)
-        size = _size_from_test(c, counts, class_sizes, len(order), num_train, ratio)
+        order = order[~np.isin(num_train + order, removed)]
+        size = _size_from_test(c, counts, class_sizes, len(order), num_left, ratio)
         rows.append(num_train + np.sort(order[:size]))
         if size > len(order):
             copies = _augment(
@@ -54,7 +64,8 @@ def _size_from_test(
     """|D_test| of one class by Eq. 3, checked against the test images there are."""
     if available == 0:
         raise ValueError(
-            f"heldout_source='test' needs test images of class {c}, but there are none; use heldout_source='train'"
+            f"heldout_source='test' needs test images of class {c}, but there are none: add some; or use "
+            "heldout_source='train', which keeps training images out of a model that is still to be trained"
         )
     if ratio == "all":
         return available

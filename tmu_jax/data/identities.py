@@ -4,17 +4,18 @@ Wherever the images lie: `image_folder` and `faces` give an `Index`. Identities 
 files, before anything is decoded.
 """
 
-import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from tmu_jax.data.checks import check_integer, printable
-from tmu_jax.data.decoding import decode, fault, strict_pillow
+from tmu_jax.data.checks import check_integer, name_some, printable
+from tmu_jax.data.decoding import decode_all
+from tmu_jax.data.ids import as_ids
 from tmu_jax.data.types import Dataset
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -33,6 +34,14 @@ class FolderData:
 
     data: Dataset
     skipped: tuple[str, ...]
+
+    if not TYPE_CHECKING:  # A type checker knows the attributes that there are.
+
+        def __getattr__(self, name: str) -> NoReturn:
+            # Whoever gives it in the place of a data set learns which part of it to give.
+            raise AttributeError(
+                f"a FolderData has no {name!r}; the data set is its `.data`, and `.skipped` what is not in it"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +75,22 @@ class Index(NamedTuple):
         names: for each identity the names of its images, such as "0001_01.jpg".
         read: gives the encoded image of an identity and a name; called by many threads at once.
         num_ignored: the number of files that are no images by their names.
+        prefix: what stands before the names of its files in sentences, such as "val/".
     """
 
     names: Mapping[str, Collection[str]]
     read: Callable[[str, str], bytes]
     num_ignored: int = 0
+    prefix: str = ""
 
 
-def assemble(index: Index, choice: Choice, name: str, source: str) -> FolderData:
+Decoded = Mapping[str, tuple[list[str], list[np.ndarray]]]
+"""By identity the names of its images and the images, ordered by name."""
+
+
+def assemble(
+    index: Index, choice: Choice, name: str, source: str, test: Index | None = None, notes: Sequence[str] = ()
+) -> FolderData:
     """Chooses identities, decodes their images and splits them.
 
     Args:
@@ -81,9 +98,11 @@ def assemble(index: Index, choice: Choice, name: str, source: str) -> FolderData
         choice: which to take, and how.
         name: the data set's name.
         source: where the images lie, in words, without any path.
+        test: where the test images lie; None draws them from the others.
+        notes: sentences for `Dataset.notes`.
 
     Raises:
-        ValueError: too few identities, or bad files that are refused.
+        ValueError: too few identities, no test images of them, or bad files that are refused.
     """
     ranked = sorted(
         (identity for identity, names in index.names.items() if len(names) >= choice.min_images),
@@ -98,6 +117,7 @@ def assemble(index: Index, choice: Choice, name: str, source: str) -> FolderData
     wanted = len(ranked) if choice.num_classes is None else choice.num_classes
     bad_files: list[str] = []
     taken: dict[str, tuple[list[str], list[np.ndarray]]] = {}
+    notes = [*notes]
     while ranked and len(taken) < wanted:
         missing = wanted - len(taken)
         tried, ranked = ranked[:missing], ranked[missing:]
@@ -112,63 +132,91 @@ def assemble(index: Index, choice: Choice, name: str, source: str) -> FolderData
                 readable = _count(len(images), "readable image")
                 bad_identities.append(f"{identity}: {readable}, fewer than min_images={choice.min_images}")
     _check_enough(len(taken), choice, "readable images")
+    if test is None:
+        arrays = _split(taken, choice)
+        notes.append(
+            f"The test images are {choice.test_share:.0%} of all images, drawn at random: a model that was trained on "
+            "all of them has seen these."
+        )
+    else:
+        tested, faults = _decode_identities(test, sorted(taken), choice)
+        bad_files += faults
+        bad_identities += [
+            f"{test.prefix}{identity}: no such identity to train on"
+            for identity in test.names.keys() - index.names.keys()
+        ]
+        if choice.bad_files == "refuse" and (faults or bad_identities):
+            _refuse(sorted(bad_identities + bad_files))
+        arrays = _apart(taken, tested, test, notes)
     clause = f", {_count(len(bad_files), 'bad file')} skipped" if bad_files else ""
     size = f"{choice.image_size}x{choice.image_size}"
     data = Dataset(
         name=name,
         source=f"{source}, {len(taken):,} of {len(index.names):,} identities, {size}{clause}",
         class_names=tuple(map(printable, sorted(taken))),
-        **_split(taken, choice),
+        notes=tuple(notes),
+        **arrays,
     )
-    return FolderData(data, (*map(printable, sorted(bad_identities + bad_files)), *_counts(index, choice)))
+    return FolderData(data, (*map(printable, sorted(bad_identities + bad_files)), *_counts(index, choice, test)))
 
 
-def _decode_identities(
-    index: Index, identities: Sequence[str], choice: Choice
-) -> tuple[dict[str, tuple[list[str], list[np.ndarray]]], list[str]]:
-    """Names and images of each identity, ordered by name, and a sentence for each file that is bad."""
-    import tqdm
-
-    jobs = [(identity, name) for identity in identities for name in sorted(index.names[identity], key=_name_order)]
-
-    def attempt(job: tuple[str, str]) -> np.ndarray | str:
-        try:
-            return decode(index.read(*job), choice.image_size)
-        except MemoryError:
-            raise
-        except Exception as error:
-            return fault(error)
-
+def _decode_identities(index: Index, identities: Sequence[str], choice: Choice) -> tuple[Decoded, list[str]]:
+    """Names and images of each identity, and a sentence for each file that is bad."""
+    jobs = [
+        (identity, name) for identity in identities for name in sorted(index.names.get(identity, ()), key=_name_order)
+    ]
+    results = decode_all([functools.partial(index.read, *job) for job in jobs], choice.image_size, choice.progress)
     decoded: dict[str, tuple[list[str], list[np.ndarray]]] = {identity: ([], []) for identity in identities}
     faults = []
-    with strict_pillow(), concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = tqdm.tqdm(
-            pool.map(attempt, jobs), "decoding", total=len(jobs), unit=" images", disable=not choice.progress
-        )
-        for (identity, name), result in zip(jobs, results, strict=True):
-            if isinstance(result, str):
-                faults.append(f"{identity}/{name}: {result}")
-            else:
-                decoded[identity][0].append(name)
-                decoded[identity][1].append(result)
+    for (identity, name), result in zip(jobs, results, strict=True):
+        if isinstance(result, str):
+            faults.append(f"{index.prefix}{identity}/{name}: {result}")
+        else:
+            decoded[identity][0].append(name)
+            decoded[identity][1].append(result)
     return decoded, faults
 
 
-def _split(taken: Mapping[str, tuple[list[str], list[np.ndarray]]], choice: Choice) -> dict[str, np.ndarray]:
-    """The arrays of the data set: the images that come first by their hashes are for testing."""
-    parts: dict[str, list[np.ndarray]] = {"train": [], "test": []}
-    labels: dict[str, list[int]] = {"train": [], "test": []}
-    for label, identity in enumerate(sorted(taken)):
-        names, images = taken[identity]
-        num_test = min(max(round(choice.test_share * len(names)), 1), len(names) - 1)
-        by_hash = sorted(range(len(names)), key=lambda row: _hash(choice.seed, identity, names[row]))
-        is_test = set(by_hash[:num_test])
-        for row, image in enumerate(images):
-            split = "test" if row in is_test else "train"
-            parts[split].append(image)
-            labels[split].append(label)
-    arrays = {f"{split}_images": np.stack(images) for split, images in parts.items()}
-    return arrays | {f"{split}_labels": np.asarray(rows, np.int32) for split, rows in labels.items()}
+def _split(taken: Decoded, choice: Choice) -> dict[str, Any]:
+    """The arrays of the data set: some images of each identity are for testing."""
+    parts: dict[str, dict[str, tuple[list[str], list[np.ndarray]]]] = {"train": {}, "test": {}}
+    for identity, (names, images) in taken.items():
+        is_test = drawn_for_testing(names, identity, choice.test_share, choice.seed)
+        for part, wanted in (("train", False), ("test", True)):
+            kept = [row for row in range(len(names)) if is_test[row] == wanted]
+            parts[part][identity] = [names[row] for row in kept], [images[row] for row in kept]
+    return _arrays("train", parts["train"], sorted(taken)) | _arrays("test", parts["test"], sorted(taken))
+
+
+def _apart(taken: Decoded, tested: Decoded, test: Index, notes: list[str]) -> dict[str, Any]:
+    """The arrays where the test images lie apart."""
+    without = [identity for identity in sorted(taken) if not tested[identity][0]]
+    if len(without) == len(taken):
+        raise ValueError(
+            f"the test folder {test.prefix!r} must hold images of the identities to train on, such as "
+            f"{name_some(sorted(taken), 3)}; it holds the folders {name_some(sorted(test.names), 3)}"
+        )
+    if without:
+        notes.append(f"There are no test images of {name_some(without)}.")
+    return _arrays("train", taken, sorted(taken)) | _arrays("test", tested, sorted(taken))
+
+
+def _arrays(part: str, decoded: Decoded, identities: Sequence[str]) -> dict[str, Any]:
+    images = [image for identity in identities for image in decoded[identity][1]]
+    labels = [label for label, identity in enumerate(identities) for _ in decoded[identity][0]]
+    arrays = {f"{part}_images": np.stack(images), f"{part}_labels": np.asarray(labels, np.int32)}
+    if part == "train":
+        names = [f"{identity}/{name}" for identity in identities for name in decoded[identity][0]]
+        arrays["train_ids"] = as_ids("the names of the files", names)
+    return arrays
+
+
+def drawn_for_testing(names: Sequence[str], identity: str, share: float, seed: int) -> list[bool]:
+    """Whether each image of a class is for testing: those that come first by their hashes, at least one, not all."""
+    num_test = min(max(round(share * len(names)), 1), len(names) - 1)
+    by_hash = sorted(range(len(names)), key=lambda row: _hash(seed, identity, names[row]))
+    chosen = set(by_hash[:num_test])
+    return [row in chosen for row in range(len(names))]
 
 
 def _hash(seed: int, identity: str, name: str) -> bytes:
@@ -198,12 +246,12 @@ def _refuse(defects: Sequence[str]) -> None:
     )
 
 
-def _counts(index: Index, choice: Choice) -> Iterator[str]:
+def _counts(index: Index, choice: Choice, test: Index | None) -> Iterator[str]:
     num_small = sum(2 <= len(names) < choice.min_images for names in index.names.values())
     if num_small:
         yield f"{_count(num_small, 'identity')} with fewer than min_images={choice.min_images} image files"
-    if index.num_ignored:
-        yield f"{_count(index.num_ignored, 'file')} ignored: hidden, or by name no image"
+    if num_ignored := index.num_ignored + (0 if test is None else test.num_ignored):
+        yield f"{_count(num_ignored, 'file')} ignored: hidden, or by name no image"
 
 
 def _count(number: int, noun: str) -> str:

@@ -9,12 +9,14 @@ from typing import Literal
 
 import numpy as np
 
-from tmu_jax.data.checks import check_integer
+from tmu_jax.data.checks import check_integer, check_rows
 from tmu_jax.data.heldout import (
     CROP_PADDING,
     HELDOUT_SOURCES,
     RATIOS,
     TRAIN_STREAM,
+    HeldoutSource,
+    Ratio,
     heldout_from_test,
     heldout_sizes_from_train,
     shuffled_class,
@@ -27,8 +29,8 @@ def forget_subset(
     target_classes: Iterable[int],
     num_forget: int | Literal["all"],
     seed: int = 0,
-    heldout_source: str = "test",
-    ratio: str = "dataset",
+    heldout_source: HeldoutSource = "test",
+    ratio: Ratio = "dataset",
 ) -> ForgetProblem:
     """A request to forget random training images of each of some classes: the paper's protocol.
 
@@ -84,8 +86,9 @@ def forget_indices(
     data: Dataset,
     indices: Sequence[int] | np.ndarray,
     seed: int = 0,
-    heldout_source: str = "test",
-    ratio: str = "dataset",
+    heldout_source: HeldoutSource = "test",
+    ratio: Ratio = "dataset",
+    removed: Sequence[int] | np.ndarray = (),
 ) -> ForgetProblem:
     """A request to forget given training images, of one class or of several.
 
@@ -96,6 +99,8 @@ def forget_indices(
         heldout_source: as in `forget_subset`; with "train" the classes that are not in the request give up as many
             images as the class with the most held-out ones.
         ratio: as in `forget_subset`.
+        removed: rows of `data.pool` that earlier requests removed, such as `tmu_jax.Ledger.removed` gives: training
+            images that are in none of the sets, test images that are not held out.
 
     Returns:
         The problem; `forget` keeps the order of `indices`, `heldout` is ordered by class, then by row.
@@ -106,14 +111,31 @@ def forget_indices(
     """
     forget = _check_indices(indices, len(data.train_labels))
     seed = _check_options(seed, heldout_source, ratio)
+    gone = check_removed(removed, len(data.pool))
+    again = forget[np.isin(forget, gone)]
+    if len(again):
+        raise ValueError(f"indices holds {again[0]}, which is among the removed; an earlier request forgot it")
     classes, sizes = np.unique(data.train_labels[forget], return_counts=True)
     counts = dict(zip(classes.tolist(), sizes.tolist(), strict=True))
     orders = {}
     for c in np.unique(data.train_labels).tolist():
         order = shuffled_class(data.train_labels, c, seed, TRAIN_STREAM)
+        order = order[~np.isin(order, gone)]
         asked = np.isin(order, forget)
-        orders[c] = np.concatenate([order[asked], order[~asked]])
-    return _build(data, forget, counts, orders, seed, heldout_source, ratio)
+        if len(order):
+            orders[c] = np.concatenate([order[asked], order[~asked]])
+    return _build(data, forget, counts, orders, seed, heldout_source, ratio, gone)
+
+
+def check_removed(removed: Sequence[int] | np.ndarray, num_rows: int) -> np.ndarray:
+    """The rows that earlier requests removed, int32[k], ascending, each once.
+
+    Raises:
+        TypeError: for what is no sequence of integers.
+        ValueError: rows beyond the pool's `num_rows`.
+    """
+    rows = check_rows("removed", removed, "the data set's pool", num_rows, repeated=True)
+    return np.unique(rows).astype(np.int32)
 
 
 def _build(
@@ -124,6 +146,7 @@ def _build(
     seed: int,
     heldout_source: str,
     ratio: str,
+    removed: np.ndarray | None = None,
 ) -> ForgetProblem:
     """Puts the splits together.
 
@@ -135,20 +158,23 @@ def _build(
         seed: seed of the draws.
         heldout_source: "test" or "train".
         ratio: "dataset", "class" or "all".
+        removed: int32[k], rows of the pool that are in no set; of the training rows none is in `orders`.
     """
     num_train = len(data.train_labels)
+    removed = np.zeros(0, np.int32) if removed is None else removed
     class_sizes = {c: len(order) for c, order in orders.items()}
-    if len(forget) == num_train:
-        raise ValueError(f"the request forgets all {num_train} training images; at least one must stay")
+    left = np.setdiff1d(np.arange(num_train), removed)
+    if len(forget) == len(left):
+        raise ValueError(f"the request forgets all {len(left)} training images; at least one must stay")
     pool = data.pool
     if heldout_source == "train":
         sizes = heldout_sizes_from_train(counts, class_sizes, ratio)
         kept_out = {c: np.sort(order[len(order) - sizes[c] :]) for c, order in orders.items()}
         heldout = np.concatenate([kept_out[c] for c in sorted(counts)])
-        train = np.setdiff1d(np.arange(num_train), np.concatenate(list(kept_out.values())))
+        train = np.setdiff1d(left, np.concatenate(list(kept_out.values())))
     else:
-        pool, heldout = heldout_from_test(data, counts, class_sizes, seed, ratio)
-        train = np.arange(num_train)
+        pool, heldout = heldout_from_test(data, counts, class_sizes, seed, ratio, removed)
+        train = left
     retain = np.setdiff1d(train, forget)
     kept_classes = np.unique(data.train_labels[retain])
     whole_classes = tuple(c for c in sorted(counts) if c not in kept_classes)
@@ -212,24 +238,10 @@ def _check_num_forget(num_forget: int | str, c: int, class_size: int) -> int:
 
 
 def _check_indices(indices: Sequence[int] | np.ndarray, num_train: int) -> np.ndarray:
-    # What is not a sequence may iterate over something else than its values: a table over the names of its columns.
-    shape = getattr(indices, "shape", None)
-    is_sequence = isinstance(indices, Sequence) and not isinstance(indices, str | bytes)
-    if not is_sequence and (shape is None or len(shape) != 1):
-        found = type(indices).__name__ + ("" if shape is None else str(list(shape)))
-        raise TypeError(f"indices must be a one-dimensional sequence of integers such as [5, 6, 7], got a {found}")
-    rows = np.asarray(indices)
-    if rows.size == 0:
+    rows = check_rows("indices", indices, "the training images", num_train)
+    if not len(rows):
         raise ValueError("indices must name at least one training image, got none")
-    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
-        raise TypeError(f"indices must be a one-dimensional sequence of integers, got {rows.dtype}{list(rows.shape)}")
-    outside = (rows < 0) | (rows >= num_train)
-    if outside.any():
-        raise ValueError(f"indices must lie in 0..{num_train - 1}, the training images; got {rows[outside][0]}")
-    values, repeats = np.unique(rows, return_counts=True)
-    if (repeats > 1).any():
-        raise ValueError(f"indices must not repeat an image; {values[repeats > 1][0]} occurs more than once")
-    return rows.astype(np.int64)
+    return rows
 
 
 def _check_options(seed: int, heldout_source: str, ratio: str) -> int:

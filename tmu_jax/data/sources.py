@@ -10,12 +10,13 @@ files comes first, then the official archive, then a folder prepared by TensorFl
 
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from tmu_jax.data import cifar, synthetic, tfds_folder
 from tmu_jax.data.types import Dataset
 
-NAMES = (*cifar.FILES, "synthetic")
+DatasetName = Literal["cifar10", "cifar100", "synthetic"]
+NAMES: tuple[str, ...] = get_args(DatasetName)
 URLS = {name: f"https://www.cs.toronto.edu/~kriz/{files.archive}" for name, files in cifar.FILES.items()}
 
 
@@ -34,7 +35,9 @@ class Location(NamedTuple):
         return self.kind if self.path is None else f"{self.kind} {self.path}"
 
 
-def load(name: str, data_dir: str | os.PathLike[str] | None = None, download: bool = False, seed: int = 0) -> Dataset:
+def load(
+    name: DatasetName, data_dir: str | os.PathLike[str] | None = None, download: bool = False, seed: int = 0
+) -> Dataset:
     """Loads a data set by name.
 
     Args:
@@ -63,7 +66,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, download: bo
     return readers[location.kind](name, location.path)
 
 
-def locate(name: str, data_dir: str | os.PathLike[str] | None = None) -> Location | None:
+def locate(name: DatasetName, data_dir: str | os.PathLike[str] | None = None) -> Location | None:
     """Says where `load` would read a data set from, by the names of files alone: nothing is opened or downloaded.
 
     Args:

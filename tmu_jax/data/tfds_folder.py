@@ -64,6 +64,14 @@ def read_prepared(name: str, version_dir: pathlib.Path) -> Dataset:
     )
 
 
+def examples(builder: Any, split: str) -> Iterable[dict[str, Any]]:
+    """The examples of a split of what `tfds.builder_from_directory` gave, in the order in which they were prepared."""
+    if builder.info.file_format.file_suffix == "tfrecord":
+        records = itertools.chain.from_iterable(map(_tfrecords, builder.info.splits[split].filepaths))
+        return map(builder.info.features.deserialize_example_np, records)
+    return builder.as_data_source(split)
+
+
 def indexed_records(builder: Any, split: str) -> tuple[Iterator[tuple[Any, bytes]], Callable[[Any], bytes]]:
     """The records of a split, not yet parsed.
 
@@ -89,12 +97,8 @@ def _version(version_dir: pathlib.Path) -> tuple[int, ...]:
 def _read_split(builder: Any, split: str, version_dir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     if "id" not in builder.info.features:
         raise ValueError(f"{version_dir} has no 'id' feature, so the official order is lost; prepare version 3.0.2")
-    if builder.info.file_format.file_suffix == "tfrecord":
-        records = itertools.chain.from_iterable(map(_tfrecords, builder.info.splits[split].filepaths))
-        examples: Iterable[dict[str, Any]] = map(builder.info.features.deserialize_example_np, records)
-    else:
-        examples = builder.as_data_source(split)
-    rows = sorted(((example["id"], example["label"], example["image"]) for example in examples), key=lambda row: row[0])
+    found = ((example["id"], example["label"], example["image"]) for example in examples(builder, split))
+    rows = sorted(found, key=lambda row: row[0])
     ids, labels, images = zip(*rows, strict=True) if rows else ((), (), ())
     if len(set(ids)) != NUM_EXAMPLES[split]:
         raise ValueError(

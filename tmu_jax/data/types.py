@@ -7,8 +7,12 @@ of that pool. So one copy on the device serves every set, and two sets are compa
 import dataclasses
 import functools
 import hashlib
+from typing import Any
 
 import numpy as np
+
+from tmu_jax.data.ids import Register, check_unique
+from tmu_jax.text import ascii_text
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -91,6 +95,8 @@ class Dataset:
         test_images: uint8[m, height, width, channels], 0..255.
         test_labels: int32[m].
         class_names: one name for each class.
+        train_ids: str[n], what each training image is asked for by, no two equal; without them the row's number.
+        notes: sentences on what was made of the caller's images and labels; `print` shows them.
     """
 
     name: str
@@ -100,10 +106,44 @@ class Dataset:
     test_images: np.ndarray
     test_labels: np.ndarray
     class_names: tuple[str, ...]
+    train_ids: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_images_and_labels("Dataset.train", self.train_images, self.train_labels)
         _check_images_and_labels("Dataset.test", self.test_images, self.test_labels)
+        if self.train_ids is not None and (self.train_ids.shape != self.train_labels.shape):
+            raise ValueError(
+                f"Dataset.train_ids must have one id for each of {len(self.train_labels)} training images, got shape "
+                f"{list(self.train_ids.shape)}"
+            )
+        if self.train_ids is not None:
+            check_unique("Dataset.train_ids", self.train_ids)
+
+    def rows_of(self, ids: Any) -> np.ndarray:
+        """The training rows of the images asked for.
+
+        Args:
+            ids: a sequence, an array or a column of ids, strings or integers. Where ids are paths, such as
+                "ann/0001.jpg", the bare file name serves too if no other training image has it.
+
+        Returns:
+            int64[k], in the order of `ids`.
+
+        Raises:
+            TypeError: what are no ids, or have no order.
+            ValueError: no ids, or unknown, repeated or ambiguous ones: ten of each kind are named, all are counted.
+        """
+        return self._register.rows_of("ids", ids)
+
+    @functools.cached_property
+    def _register(self) -> Register:
+        return Register(self.ids)
+
+    @functools.cached_property
+    def ids(self) -> np.ndarray:
+        """str[n]: the training images' ids; the numbers of their rows where none were given."""
+        return np.arange(len(self.train_labels)).astype(str) if self.train_ids is None else self.train_ids
 
     @property
     def num_classes(self) -> int:
@@ -120,7 +160,7 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the names, shapes and contents; not of `source`, so that every source of one set agrees."""
+        """SHA-256 (hex) of names, shapes and contents; not of `source`, ids and notes: all sources of a set agree."""
         digest = hashlib.sha256()
         digest.update(repr((self.name, self.class_names)).encode())
         for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
@@ -133,6 +173,9 @@ class Dataset:
             f"Dataset({self.name!r}, {self.source}: {len(self.train_labels)} training and {len(self.test_labels)} test "
             f"images of shape {self.train_images.shape[1:]}, {self.num_classes} classes)"
         )
+
+    def __str__(self) -> str:
+        return ascii_text("\n".join([repr(self), *self.notes]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -154,6 +197,7 @@ class ForgetProblem:
         seed: the seed of the draws.
         whole_classes: those of `target_classes` of which nothing is left in `retain`.
         notes: sentences that a report on this problem should carry.
+        request: its number in a `tmu_jax.Ledger`; None where it is in none.
     """
 
     pool: Pool
@@ -168,6 +212,7 @@ class ForgetProblem:
     seed: int
     whole_classes: tuple[int, ...]
     notes: tuple[str, ...]
+    request: int | None = None
 
     @property
     def num_classes(self) -> int:
