@@ -92,7 +92,8 @@ def test_weight_decay_is_of_every_parameter():
     variables = model.init(jax.random.key(1), images)
     params = jax.tree.map(lambda leaf: leaf + 0.5, variables["params"])
     tx = training.make_optimizer("sgd", 0.1)
-    state = training.TrainState(params, variables["batch_stats"], tx.init(params), jnp.zeros((), jnp.int32))
+    others = {"batch_stats": variables["batch_stats"]}
+    state = training.TrainState(params, others, tx.init(params), jnp.zeros((), jnp.int32))
     rate, decay = jnp.float32(0.2), jnp.float32(0.1)
     step = jax.jit(functools.partial(training.train_step, module=model, optimizer="sgd"))
     new, loss = step(state, images, jnp.eye(4)[jnp.arange(6) % 4], jnp.zeros(6), rate, decay)
@@ -281,16 +282,54 @@ def test_augmentation_is_a_program_of_its_own_and_trains(problem):
 def test_divergence_is_an_error(problem):
     with pytest.raises(FloatingPointError, match="learning_rate"):
         tmu_jax.train(
-            PlainNet(), problem.train, recipe=Recipe(epochs=3, batch_size=20, learning_rate=1e30), key=jax.random.key(0)
+            PlainNet(), problem.train, recipe=Recipe(epochs=3, batch_size=20, learning_rate=1e6), key=jax.random.key(0)
         )
+
+
+def test_divergence_names_the_step_its_rate_and_its_rows(problem):
+    data, recipe, key = problem.train, Recipe(epochs=1, batch_size=20, learning_rate=0.01), jax.random.key(3)
+    order = np.random.default_rng(np.asarray(jax.random.key_data(jax.random.split(key)[0])))
+    stream = Stream((data.indices,))
+    rows = next(stream.epochs(20, order))
+    targets = training.one_hot(data.pool.labels, data.pool.num_classes)
+    targets[rows[4, 7]] = np.nan
+    variables = TinyNet().init(jax.random.key(0), jnp.zeros((1, *data.pool.images.shape[1:])))
+    rate = recipe.learning_rates(len(rows))[4]
+    said = f"became nan in step 5 of epoch 1, at learning rate {rate:g}, on rows {rows[4, 0]}, "
+    with pytest.raises(FloatingPointError, match=said):
+        training.fit(
+            TinyNet(), variables, training.pixel_statistics(data), data.pool, stream, targets,
+            np.ones(len(data.pool), np.float32), recipe, key,
+        )  # fmt: skip
+
+
+def test_parameters_that_the_last_step_broke_are_an_error(problem):
+    recipe = Recipe(epochs=1, batch_size=len(problem.train), optimizer=lambda rate: optax.scale(jnp.inf))
+    with pytest.raises(FloatingPointError, match="not finite after the last step"):
+        tmu_jax.train(PlainNet(), problem.train, recipe=recipe, key=jax.random.key(0))
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("epochs", 0), ("batch_size", 1), ("learning_rate", 0.0), ("schedule", "linear"), ("optimizer", "lion")],
+    [
+        ("epochs", 0),
+        ("epochs", 10**9),
+        ("epochs", 2.5),
+        ("batch_size", 1),
+        ("batch_size", 10**9),
+        ("learning_rate", 0.0),
+        ("learning_rate", math.inf),
+        ("learning_rate", math.nan),
+        ("learning_rate", 1e30),
+        ("weight_decay", -0.1),
+        ("weight_decay", math.inf),
+        ("drops", (0.5, 1.5)),
+        ("schedule", "linear"),
+        ("optimizer", "lion"),
+    ],
 )
 def test_recipe_refuses_what_cannot_work(field, value):
-    with pytest.raises(ValueError, match=field):
+    with pytest.raises((ValueError, TypeError), match=field):
         Recipe(**{field: value})
 
 

@@ -1,6 +1,7 @@
 """Classifiers: Flax Linen modules called as `model(images, train=False) -> (logits, embedding)`."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,7 @@ from tmu_jax.models.allcnn import AllCNN
 from tmu_jax.models.resnet import ResNet, ResNet18, SmallResNet
 from tmu_jax.models.vit import ViT
 
+Architecture = Literal["small_resnet", "resnet18", "allcnn", "vit"]
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "small_resnet": SmallResNet,
     "resnet18": ResNet18,
@@ -19,7 +21,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def create(name: str, num_classes: int, dtype: DTypeLike | None = None) -> nn.Module:
+def create(name: Architecture, num_classes: int, dtype: DTypeLike | None = None) -> nn.Module:
     """Makes a classifier by name.
 
     Args:
@@ -43,4 +45,4 @@ def create(name: str, num_classes: int, dtype: DTypeLike | None = None) -> nn.Mo
     return ARCHITECTURES[name](num_classes=num_classes, dtype=dtype)
 
 
-__all__ = ["ARCHITECTURES", "AllCNN", "ResNet", "ViT", "create"]
+__all__ = ["ARCHITECTURES", "AllCNN", "Architecture", "ResNet", "ViT", "create"]

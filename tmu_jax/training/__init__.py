@@ -1,26 +1,37 @@
 """Training: the recipe, the compiled step, the loop around it, and prediction."""
 
+from tmu_jax.training.adapter import Adapter, Keys, ModuleLike, Variables
+from tmu_jax.training.checking import Check, check
 from tmu_jax.training.images import device_images, normalize, one_hot, pixel_statistics, random_flip_and_crop
 from tmu_jax.training.inference import Blocks, evaluation_blocks, first_rows, over_blocks, predict, predict_rows
+from tmu_jax.training.linen import in_float32
 from tmu_jax.training.loop import STEPS_PER_CALL, Stream, fit, train
-from tmu_jax.training.module import apply, init_variables
-from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel, Variables
+from tmu_jax.training.module import apply, init_variables, step_keys
+from tmu_jax.training.recipe import Normalization, Recipe, Schedule, TrainedModel
 from tmu_jax.training.step import TrainState, make_optimizer, train_step, train_steps, weighted_cross_entropy
+from tmu_jax.training.wrapping import wrap
 
 __all__ = [
     "STEPS_PER_CALL",
+    "Adapter",
     "Blocks",
+    "Check",
+    "Keys",
+    "ModuleLike",
     "Normalization",
     "Recipe",
+    "Schedule",
     "Stream",
     "TrainState",
     "TrainedModel",
     "Variables",
     "apply",
+    "check",
     "device_images",
     "evaluation_blocks",
     "first_rows",
     "fit",
+    "in_float32",
     "init_variables",
     "make_optimizer",
     "normalize",
@@ -30,8 +41,10 @@ __all__ = [
     "predict",
     "predict_rows",
     "random_flip_and_crop",
+    "step_keys",
     "train",
     "train_step",
     "train_steps",
     "weighted_cross_entropy",
+    "wrap",
 ]

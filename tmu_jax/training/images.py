@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tmu_jax.data import Pool, Split
-from tmu_jax.training.recipe import Normalization
+from tmu_jax.training.recipe import Augment, Normalization
 
 
 def normalize(images: jax.Array, normalization: Normalization) -> jax.Array:
@@ -41,6 +41,23 @@ def random_flip_and_crop(key: jax.Array, images: jax.Array, padding: int = 4) ->
         return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), (height, width, channels))
 
     return jax.vmap(crop)(padded, offsets)
+
+
+def augmented(augment: bool | Augment, key: jax.Array, images: jax.Array) -> jax.Array:
+    """Images float32[n, h, w, c] in 0..1 as a recipe augments them: flipped and cropped, or by a user's function.
+
+    Raises:
+      ValueError: where the function returns other shapes or another dtype.
+    """
+    if not callable(augment):
+        return random_flip_and_crop(key, images)
+    changed = augment(key, images)
+    if changed.shape != images.shape or changed.dtype != images.dtype:
+        raise ValueError(
+            f"augment returned {changed.dtype}{list(changed.shape)} for images {images.dtype}{list(images.shape)}; it "
+            "must return images of the same shape and dtype"
+        )
+    return changed
 
 
 def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:

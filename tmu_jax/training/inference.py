@@ -4,15 +4,15 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tmu_jax.data import Split
+from tmu_jax.training.adapter import ModuleLike, Variables
 from tmu_jax.training.images import device_images, normalize
 from tmu_jax.training.module import apply
-from tmu_jax.training.recipe import Normalization, TrainedModel, Variables
+from tmu_jax.training.recipe import Normalization, TrainedModel
 
 
 class Blocks(NamedTuple):
@@ -74,7 +74,7 @@ def predict_rows(
     rows: jax.Array,
     num_blocks: jax.Array,
     *,
-    module: nn.Module,
+    module: ModuleLike,
 ) -> tuple[jax.Array, jax.Array]:
     """Logits and embeddings of rows int32[per_call, size] of the pool, in evaluation mode; see `over_blocks`."""
 

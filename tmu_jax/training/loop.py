@@ -1,21 +1,23 @@
 """The loop around the training step: streams of rows, epochs, and training from a fresh initialisation."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tmu_jax.data import Pool, Split
+from tmu_jax.data.checks import name_some
+from tmu_jax.resuming import Position, next_loop
 from tmu_jax.stages import Progress
 from tmu_jax.timing import Stopwatch
+from tmu_jax.training.adapter import Adapter, ModuleLike, Variables, as_masters, low_precision, name_of
 from tmu_jax.training.images import device_images, one_hot, pixel_statistics
+from tmu_jax.training.linen import as_adapter, as_static
 from tmu_jax.training.module import init_variables
-from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel, Variables
+from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel
 from tmu_jax.training.step import TrainState, make_optimizer, train_steps
 
 STEPS_PER_CALL = 64
@@ -69,7 +71,7 @@ def _cycle(group: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
 
 
 def fit(
-    module: nn.Module,
+    module: ModuleLike,
     variables: Variables,
     normalization: Normalization,
     pool: Pool,
@@ -104,7 +106,7 @@ def fit(
 
     Raises:
       ValueError: when targets or weights are not of the pool's length, or the stream has a group without rows.
-      FloatingPointError: when the loss is no longer finite.
+      FloatingPointError: when a loss, or a parameter in the end, is not finite: with the step, its rate and its rows.
     """
     expected = {"targets": (len(pool.labels), pool.num_classes), "weights": (len(pool.labels),)}
     for name, array in (("targets", targets), ("weights", weights)):
@@ -115,52 +117,71 @@ def fit(
     steps = stream.steps_per_epoch(recipe.batch_size)
     total = steps * recipe.epochs
     rates = recipe.learning_rates(total)
+    optimizer = make_optimizer(recipe.optimizer, recipe.weight_decay, jnp.float32(recipe.learning_rate))
+    copied = {name: jax.tree.map(jnp.copy, collection) for name, collection in variables.items()}
     state = TrainState(
-        params=jax.tree.map(jnp.copy, variables["params"]),
-        batch_stats=jax.tree.map(jnp.copy, variables.get("batch_stats", {})),
-        opt_state=make_optimizer(recipe.optimizer, recipe.weight_decay).init(variables["params"]),
+        params=copied.pop("params"),
+        collections=copied,
+        opt_state=optimizer.init(variables["params"]),
         step=jnp.zeros((), jnp.int32),
     )
     images, device_targets, device_weights = device_images(pool), jnp.asarray(targets), jnp.asarray(weights)
-    losses: list[float] = []
-    for epoch, rows in enumerate(stream.epochs(recipe.batch_size, rng)):
-        epoch_losses = []
-        for start in range(0, steps, STEPS_PER_CALL):
-            count = min(STEPS_PER_CALL, steps - start)
-            chunk_rates = rates[min(epoch, recipe.epochs - 1) * steps + start :][:count]
-            state, chunk_losses = train_steps(
-                state,
-                images,
-                device_targets,
-                device_weights,
-                normalization,
-                pad_steps(rows[start : start + count]),
-                pad_steps(chunk_rates),
-                np.int32(count),
-                np.float32(recipe.weight_decay),
-                augment_key,
-                module=module,
-                optimizer=recipe.optimizer,
-                augment=recipe.augment,
-            )
-            epoch_losses.append(np.asarray(chunk_losses)[:count])
-            if progress is not None:
-                done = epoch * steps + start + count
-                progress(done, max(total, done))
-        losses.append(float(np.concatenate(epoch_losses).mean()))
-        if not math.isfinite(losses[-1]):
-            raise FloatingPointError(
-                f"the training loss became {losses[-1]} in epoch {epoch + 1}; "
-                f"try a learning_rate below {recipe.learning_rate}"
-            )
-        result: Variables = {"params": state.params}
-        if state.batch_stats:
-            result["batch_stats"] = state.batch_stats
-        if epoch + 1 >= (max_epochs or recipe.epochs):
-            break
-        if epoch + 1 >= recipe.epochs and (is_enough is None or is_enough(result)):
-            break
+    loop = next_loop(total, recipe.batch_size, jax.random.key_data(key), targets, weights, *stream.groups)
+    state, at = loop.begin(state)
+    with loop.at_work():
+        for epoch, rows in enumerate(stream.epochs(recipe.batch_size, rng)):
+            if epoch < at.epoch:
+                continue  # Drawn all the same: the order of the later ones depends on it.
+            for start in range(at.start, steps, STEPS_PER_CALL):
+                count = min(STEPS_PER_CALL, steps - start)
+                chunk_rates = rates[min(epoch, recipe.epochs - 1) * steps + start :][:count]
+                state, chunk_losses = train_steps(
+                    state,
+                    images,
+                    device_targets,
+                    device_weights,
+                    normalization,
+                    pad_steps(rows[start : start + count]),
+                    pad_steps(chunk_rates),
+                    np.int32(count),
+                    np.float32(recipe.weight_decay),
+                    augment_key,
+                    module=module,
+                    optimizer=recipe.optimizer,
+                    augment=recipe.augment,
+                )
+                at = at.after(count, chunk_losses)
+                loop.reached(state, at)
+                of_steps = np.asarray(chunk_losses)[:count]
+                if not np.isfinite(of_steps).all():
+                    raise FloatingPointError(_divergence(epoch, start, of_steps, chunk_rates, rows[start:]))
+                loop.save_if_due()
+                if progress is not None:
+                    done = epoch * steps + start + count
+                    progress(done, max(total, done))
+            losses = [*at.losses, at.mean()]
+            result: Variables = {"params": state.params, **state.collections}
+            if epoch + 1 >= (max_epochs or recipe.epochs):
+                break
+            if epoch + 1 >= recipe.epochs and (is_enough is None or is_enough(result)):
+                break
+            at = Position(epoch + 1, losses=losses)
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(result["params"])):
+        raise FloatingPointError(
+            f"the parameters are not finite after the last step, at learning rate {rates[-1]:g}; try a smaller "
+            "learning_rate"
+        )
     return result, losses
+
+
+def _divergence(epoch: int, start: int, losses: np.ndarray, rates: np.ndarray, rows: np.ndarray) -> str:
+    """Where a loss first was not finite, of the steps of an epoch from `start` on."""
+    first = int(np.flatnonzero(~np.isfinite(losses))[0])
+    return (
+        f"the training loss became {losses[first]} in step {start + first + 1} of epoch {epoch + 1}, at learning rate "
+        f"{rates[first]:g}, on rows {name_some(map(str, rows[first].tolist()))} of the pool; try a smaller "
+        "learning_rate, and look at those images and the ones before them"
+    )
 
 
 def pad_steps(rows: np.ndarray) -> np.ndarray:
@@ -169,7 +190,7 @@ def pad_steps(rows: np.ndarray) -> np.ndarray:
 
 
 def train(
-    model: nn.Module,
+    model: ModuleLike,
     data: Split,
     *,
     key: jax.Array,
@@ -180,10 +201,11 @@ def train(
     """Trains a classifier from a fresh initialisation.
 
     Args:
-      model: a Flax module called as `model(images float32[n, h, w, c], train) -> (logits, embedding)`. On a CPU
-        its convolutions are the fast ones (`training.module`).
+      model: a Flax Linen module that maps images float32[n, h, w, c] to (logits, embedding), or to logits alone; it
+        may have dropout, batch norm and other collections, and an argument `train`, `training`, `is_training` or
+        `deterministic`, or none. Or the `module` of a model from `wrap`. On a CPU its convolutions are the fast ones.
       data: the images to train on, such as `problem.train`, or `problem.retain` for a gold model. Pixel normalisation
-        is computed from these images alone.
+        is computed from these images alone, but where `wrap` was told one.
       key: a PRNG key; initialisation and order are split from it.
       recipe: the optimisation; the paper's protocol (30 epochs of SGD, see `Recipe`) where None.
       epochs: overrides the recipe's epochs.
@@ -204,8 +226,10 @@ def train(
     init_key, fit_key = jax.random.split(key)
     pool = data.pool
     with Stopwatch() as watch:
+        model, variables = begin(model, init_key, pool)
         normalization = pixel_statistics(data)
-        variables = init_variables(init_key, jnp.zeros((1, *pool.images.shape[1:]), jnp.float32), module=model)
+        if isinstance(model, Adapter) and model.normalization is not None:
+            normalization = Normalization(*(np.asarray(part, np.float32) for part in model.normalization))
         variables, losses = fit(
             model,
             variables,
@@ -220,3 +244,15 @@ def train(
         )
         jax.block_until_ready(variables)
     return TrainedModel(model, variables, normalization, recipe, watch.seconds, watch.compile_seconds, tuple(losses))
+
+
+def begin(model: ModuleLike, key: jax.Array, pool: Pool) -> tuple[ModuleLike, Variables]:
+    """A module that a program can be compiled for, and fresh variables of it in float32; frozen ones as they were."""
+    model = as_static(model)
+    variables = init_variables(key, jnp.zeros((1, *pool.images.shape[1:]), jnp.float32), module=model)
+    low = low_precision(variables)
+    if low:
+        model, variables = dataclasses.replace(as_adapter(model), dtypes=low), as_masters(variables)
+    if isinstance(model, Adapter) and model.kept:
+        variables = jax.tree_util.tree_map_with_path(lambda path, leaf: model.kept.get(name_of(path), leaf), variables)
+    return model, variables

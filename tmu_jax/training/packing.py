@@ -1,14 +1,16 @@
 """Values of stages as arrays and JSON, and back."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tmu_jax.stages import function_name
 from tmu_jax.store import Saved
+from tmu_jax.training.adapter import ModuleLike
 from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel
 
 
@@ -24,7 +26,7 @@ def pack(value: Any) -> Saved:
     if isinstance(value, TrainedModel):
         arrays["variables"] = jax.device_get(fields.pop("variables"))
         arrays["normalization"] = fields.pop("normalization")._asdict()
-        metadata["recipe"] = dataclasses.asdict(fields.pop("recipe"))
+        metadata["recipe"] = pack_recipe(fields.pop("recipe"))
         for name in ("module", "original", "method"):
             fields.pop(name, None)
         prediction = fields.pop("prediction", None)
@@ -33,6 +35,40 @@ def pack(value: Any) -> Saved:
     for name, field in fields.items():
         (arrays if hasattr(field, "shape") else metadata)[name] = field if hasattr(field, "shape") else _plain(field)
     return Saved(arrays, metadata)
+
+
+def pack_recipe(recipe: Recipe | None) -> dict[str, Any] | None:
+    """A recipe as JSON, its functions by their names."""
+    if recipe is None:
+        return None
+    return {name: function_name(value, name) if callable(value) else value for name, value in vars(recipe).items()}
+
+
+def unpack_recipe(packed: dict[str, Any] | None) -> Recipe | None:
+    """The recipe that `pack_recipe` had.
+
+    Raises:
+      ValueError: where one of its functions is in no module that is imported.
+    """
+    if packed is None:
+        return None
+    functions = {name: _function(name, packed[name]) for name in ("optimizer", "augment")}
+    return Recipe(**{**packed, **functions, "drops": tuple(packed["drops"])})
+
+
+def _function(field: str, value: Any) -> Any:
+    """The function of a name; a name without a dot, or what is no name, is no function. Nothing is imported for it."""
+    if not isinstance(value, str) or "." not in value:
+        return value
+    parts = value.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        found: Any = sys.modules.get(".".join(parts[:end]))
+        if found is not None:
+            for part in parts[end:]:
+                found = getattr(found, part, None)
+            if callable(found):
+                return found
+    raise ValueError(f"{field}={value!r} of the recipe is in no module that is imported; import it first")
 
 
 def _fields(value: Any) -> tuple[str, ...]:
@@ -45,14 +81,14 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def unpack_model(saved: Saved, module: nn.Module) -> TrainedModel:
+def unpack_model(saved: Saved, module: ModuleLike) -> TrainedModel:
     """A trained model from what `pack` made of it, and its module."""
-    metadata, recipe = saved.metadata, saved.metadata["recipe"]
+    metadata = saved.metadata
     return TrainedModel(
         module=module,
         variables=jax.tree.map(jnp.asarray, saved.arrays["variables"]),
         normalization=Normalization(**saved.arrays["normalization"]),
-        recipe=Recipe(**{**recipe, "drops": tuple(recipe["drops"])}),
+        recipe=unpack_recipe(metadata["recipe"]),
         seconds=metadata["seconds"],
         compile_seconds=metadata["compile_seconds"],
         losses=tuple(metadata["losses"]),
@@ -60,7 +96,6 @@ def unpack_model(saved: Saved, module: nn.Module) -> TrainedModel:
 
 
 def unpack_plain(kind: Callable[..., Any], saved: Saved) -> Any:
-    """A value of another `kind` from what `pack` made of it: arrays, numbers and tuples."""
-    known = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.metadata.items()}
-    known.pop("made_by", None)
-    return kind(**saved.arrays, **known)
+    """A value of another `kind` from what `pack` made of it: arrays, numbers and tuples; what else is kept is left."""
+    own = {name: value for name, value in saved.metadata.items() if name in _fields(kind)}
+    return kind(**saved.arrays, **{name: tuple(one) if isinstance(one, list) else one for name, one in own.items()})

@@ -8,24 +8,32 @@ targets and weights stay on the device; many steps run in one call.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from tmu_jax.training.images import normalize, random_flip_and_crop
-from tmu_jax.training.module import apply
-from tmu_jax.training.recipe import Normalization
+from tmu_jax.training.adapter import Adapter, Keys, ModuleLike, name_of
+from tmu_jax.training.images import augmented, normalize
+from tmu_jax.training.module import apply, step_keys
+from tmu_jax.training.recipe import Augment, Normalization, Optimizer
 
 
 class TrainState(NamedTuple):
-    """What a training step changes: one frozen pytree."""
+    """What a training step changes: one frozen pytree.
+
+    Attributes:
+      params: the collection "params".
+      collections: the model's other collections by name, such as "batch_stats".
+      opt_state: the optimiser's.
+      step: int32[].
+    """
 
     params: Any
-    batch_stats: Any
+    collections: dict[str, Any]
     opt_state: Any
     step: jax.Array
 
@@ -51,9 +59,16 @@ def weighted_cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.A
     return jnp.mean(weights * jnp.where(weights < 0, bounded, cross_entropy))
 
 
-def make_optimizer(name: str, weight_decay: jax.Array | float) -> optax.GradientTransformation:
-    """Gradient to update, before the learning rate: SGD with momentum 0.9 or Adam, weight decay in the gradient."""
-    core = optax.trace(decay=0.9) if name == "sgd" else optax.scale_by_adam()
+def make_optimizer(
+    optimizer: str | Optimizer, weight_decay: jax.Array | float, learning_rate: jax.Array | float = 1.0
+) -> optax.GradientTransformation:
+    """Gradient to update, before the learning rate: SGD with momentum 0.9 or Adam, weight decay in the gradient.
+
+    Or what a function of the learning rate returns: to that the rate and the weight decay are its own matter.
+    """
+    if callable(optimizer):
+        return optimizer(learning_rate)
+    core = optax.trace(decay=0.9) if optimizer == "sgd" else optax.scale_by_adam()
     return optax.chain(optax.add_decayed_weights(weight_decay), core)
 
 
@@ -65,20 +80,22 @@ def train_step(
     learning_rate: jax.Array,
     weight_decay: jax.Array,
     *,
-    module: nn.Module,
-    optimizer: str,
+    module: ModuleLike,
+    optimizer: str | Optimizer,
+    keys: Keys | None = None,
 ) -> tuple[TrainState, jax.Array]:
     """One step on one batch. Pure.
 
     Args:
-      state: parameters, batch statistics, optimiser state, step.
+      state: parameters, other collections, optimiser state, step.
       images: float32[n, h, w, c], normalised.
       targets: float32[n, classes].
       weights: float32[n].
       learning_rate: float32[].
       weight_decay: float32[].
       module: the classifier (static).
-      optimizer: "sgd" or "adam" (static).
+      optimizer: "sgd", "adam" or a function of the learning rate (static).
+      keys: of what the module draws, from `step_keys`.
 
     Returns:
       The next state and the loss, float32[].
@@ -86,24 +103,40 @@ def train_step(
     chex.assert_equal_shape_prefix([images, targets, weights], 1)
 
     def loss_fn(params: Any, images: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        (logits, _), updates = apply(module, variables, images, train=True)
-        return weighted_cross_entropy(logits, targets, weights), updates.get("batch_stats", {})
+        variables = {"params": params, **state.collections}
+        (logits, _), updates = apply(module, variables, images, train=True, keys=keys)
+        return weighted_cross_entropy(logits, targets, weights), {**state.collections, **updates}
 
     loss_and_gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    size = microbatch_size(module, len(images))
+    size = None if keys else microbatch_size(module, len(images))
     if size is not None:
         loss_and_gradient = optax.microbatching.microbatch(
             loss_and_gradient, (1, 2, 3), size, optax.microbatching.AccumulationType.MEAN
         )
-    (loss, batch_stats), gradient = loss_and_gradient(state.params, images, targets, weights)
+    (loss, collections), gradient = loss_and_gradient(state.params, images, targets, weights)
+    gradient = but_frozen(module, gradient, lambda leaf, param: jnp.zeros_like(leaf), state.params)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an integer power
-        updates, opt_state = make_optimizer(optimizer, weight_decay).update(gradient, state.opt_state, state.params)
-    params = jax.tree.map(lambda param, update: param - learning_rate * update, state.params, updates)
-    return TrainState(params, batch_stats, opt_state, state.step + 1), loss
+        transformation = make_optimizer(optimizer, weight_decay, learning_rate)
+        updates, opt_state = transformation.update(gradient, state.opt_state, state.params)
+        if callable(optimizer):
+            params = optax.apply_updates(state.params, updates)
+        else:
+            params = jax.tree.map(lambda param, update: param - learning_rate * update, state.params, updates)
+    params = but_frozen(module, params, lambda leaf, param: param, state.params)
+    return TrainState(params, collections, opt_state, state.step + 1), loss
 
 
-def microbatch_size(module: nn.Module, batch_size: int) -> int | None:
+def but_frozen(module: ModuleLike, tree: Any, function: Callable[..., jax.Array], params: Any) -> Any:
+    """A tree in the form of the parameters, with `function(leaf, param)` where the module's are frozen."""
+    frozen = module.frozen if isinstance(module, Adapter) else frozenset()
+    if not frozen:
+        return tree
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf, param: function(leaf, param) if f"params/{name_of(path)}" in frozen else leaf, tree, params
+    )
+
+
+def microbatch_size(module: ModuleLike, batch_size: int) -> int | None:
     """How many images of a batch a step takes at a time; None: all of them.
 
     A module says by an attribute `microbatch` that it mixes no images, and of how many a CPU's cache holds the
@@ -127,9 +160,9 @@ def train_steps(
     weight_decay: jax.Array,
     key: jax.Array,
     *,
-    module: nn.Module,
-    optimizer: str,
-    augment: bool,
+    module: ModuleLike,
+    optimizer: str | Optimizer,
+    augment: bool | Augment,
 ) -> tuple[TrainState, jax.Array]:
     """The first `num_steps` of the given steps in one compiled loop; `state` is donated.
 
@@ -143,10 +176,10 @@ def train_steps(
       learning_rates: float32[steps].
       num_steps: int32[], at most `steps`; dynamic, so that one program serves every length.
       weight_decay: float32[].
-      key: of the augmentation; folded with the step.
+      key: of the augmentation and of what the module draws; folded with the step.
       module: the classifier (static).
-      optimizer: "sgd" or "adam" (static).
-      augment: flip and crop (static).
+      optimizer: "sgd", "adam" or a function of the learning rate (static).
+      augment: flip and crop, or a function of (key, images) (static).
 
     Returns:
       The state and the loss of each step, float32[steps] (0 beyond `num_steps`).
@@ -158,16 +191,19 @@ def train_steps(
         rows = indices[i]
         images = pool_images[rows].astype(jnp.float32) / 255
         if augment:
-            images = random_flip_and_crop(jax.random.fold_in(key, state.step), images)
+            images = augmented(augment, jax.random.fold_in(key, state.step), images)
+        images = normalize(images, normalization)
+        variables = {"params": state.params, **state.collections}
         state, loss = train_step(
             state,
-            normalize(images, normalization),
+            images,
             targets[rows],
             weights[rows],
             learning_rates[i],
             weight_decay,
             module=module,
             optimizer=optimizer,
+            keys=step_keys(module, variables, images, key, state.step),
         )
         return state, losses.at[i].set(loss)
 
