@@ -87,12 +87,11 @@ class Memory:
     def __init__(self):
         self.values, self.asked = {}, []
 
-    def find(self, stage):
+    def value(self, stage, make):
         self.asked.append(stage.kind)
-        return self.values.get(stage.name)
-
-    def keep(self, stage, value):
-        self.values[stage.name] = value
+        if stage.name not in self.values:
+            self.values[stage.name] = make()
+        return self.values[stage.name]
 
 
 def test_a_keeper_is_asked_first_and_given_what_was_made():

@@ -1,8 +1,14 @@
 """Stages come back as they were, and what is not the stage asked for is named, never used, and replaced."""
 
+import concurrent.futures
 import os
 import shutil
+import subprocess
+import sys
+import threading
+import time
 
+import filelock
 import numpy as np
 import pytest
 
@@ -185,3 +191,64 @@ def test_a_failing_save_leaves_no_stage(store, monkeypatch):
     with pytest.raises(TypeError):
         store.save("gold-new", Saved(ARRAYS, {"model": object()}))
     assert store.load("gold-new") is None
+
+
+def test_of_several_that_ask_at_once_one_makes_a_stage_and_the_others_wait(tmp_path):
+    made, warnings = [], []
+
+    def make():
+        made.append(threading.get_ident())
+        time.sleep(0.3)
+        return SAVED
+
+    def ask(number):
+        return StageStore(tmp_path, warn=warnings.append).load_or_make(NAME, make)
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        for found in pool.map(ask, range(3)):
+            assert_whole(found)
+    assert len(made) == 1
+    assert set(warnings) == {f"stage {NAME} is being made by another process; waiting for it"}
+
+
+def test_a_lock_is_free_when_its_holder_was_killed(tmp_path):
+    code = f"""
+import time
+from tmu_jax.store import StageStore
+StageStore({str(tmp_path)!r}).load_or_make({NAME!r}, lambda: print("made", flush=True) or time.sleep(60))
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"made\n"
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    assert_whole(StageStore(tmp_path).load_or_make(NAME, lambda: SAVED))
+
+
+def test_a_stage_that_fails_leaves_its_place_free(tmp_path):
+    def fail():
+        raise ZeroDivisionError
+
+    store = StageStore(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        store.load_or_make(NAME, fail)
+    assert_whole(store.load_or_make(NAME, lambda: SAVED))
+
+
+def test_a_folder_that_cannot_be_written_gives_what_it_holds(store, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    assert_whole(store.load_or_make(NAME, refuse))
+    with pytest.raises(PermissionError, match="read-only"):
+        store.load_or_make("gold-other", refuse)
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def unknown(self, *args, **kwargs):
+        raise NotImplementedError("no flock")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", unknown)
+    with pytest.raises(OSError, match="knows no locks; choose another folder"):
+        StageStore(tmp_path).load_or_make(NAME, lambda: SAVED)

@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
 
 VERSIONS = {"training": 1, "twin_model": 1, "curriculum": 1, "features": 1, "prediction": 1}
-VERSIONS |= {"bank": 1, "bank_prediction": 1, "rehearsal": 1}
+VERSIONS |= {"bank": 1, "bank_prediction": 1, "rehearsal": 2, "foretelling": 1}
 """Versions of the code behind each kind of stage, part of its name: raise one when its numbers change. A method carries
 its own (`Method.version`). `tests/test_golden.py` fails where numbers change and the version does not."""
 
@@ -79,11 +79,8 @@ class Stage:
 class Keeper(Protocol):
     """Where stages' values are kept between runs."""
 
-    def find(self, stage: Stage) -> Any | None:
-        """The value of a stage, or None where it is not there."""
-
-    def keep(self, stage: Stage, value: Any) -> None:
-        """Keeps it."""
+    def value(self, stage: Stage, make: Callable[[], Any]) -> Any:
+        """The value of a stage: found, or made and kept."""
 
 
 def given(value: Any, made_from: Mapping[str, Any] | None = None) -> Stage:
@@ -111,15 +108,13 @@ def compute(stage: Stage, progress: Callable[[str], Progress] | None = None, kee
     """
     values: dict[int, Any] = {}
     for one in stage.with_ancestors():
-        looked_up = keeper is not None and one.is_kept
-        found = keeper.find(one) if keeper is not None and looked_up else None
-        if found is None:
+
+        def make(one: Stage = one) -> Any:
             needed = {argument: values[id(parent)] for argument, parent in one.parents.items()}
             report = ignore_progress if progress is None or one.is_given else progress(one.kind)
-            found = one.make(**needed, progress=report)
-            if keeper is not None and looked_up:
-                keeper.keep(one, found)
-        values[id(one)] = found
+            return one.make(**needed, progress=report)
+
+        values[id(one)] = make() if keeper is None or not one.is_kept else keeper.value(one, make)
     return values[id(stage)]
 
 
@@ -136,13 +131,15 @@ def stage_hash(made_from: Mapping[str, Any]) -> str:
     """A hash of everything that determines a stage; the order of the names does not matter.
 
     Args:
-      made_from: JSON values; NumPy arrays, which count by shape, dtype and content; `jax.random` keys.
+      made_from: JSON values; NumPy arrays, which count by shape, dtype and content; `jax.random` keys; functions, by
+        their names; and what says by a method `made_from` what it is made from.
 
     Returns:
       16 hexadecimal digits.
 
     Raises:
       TypeError: for another value.
+      ValueError: for a function without a name of its own.
     """
 
     def plain(value: Any) -> Any:
@@ -150,7 +147,30 @@ def stage_hash(made_from: Mapping[str, Any]) -> str:
             return [str(jax.random.key_impl(value)), np.asarray(jax.random.key_data(value)).tolist()]
         if isinstance(value, np.ndarray):
             return [str(value.dtype), value.shape, hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()]
+        if hasattr(value, "made_from"):
+            return value.made_from()
+        if callable(value):
+            return function_name(value)
         raise TypeError(f"a stage's settings hold {value!r} of {type(value).__name__}, which is no JSON value or array")
 
     text = json.dumps(made_from, sort_keys=True, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()[:_HASH_LENGTH]
+
+
+def function_name(function: Callable[..., Any], argument: str = "") -> str:
+    """What a function is known by in a stage's name and in what is kept: "module.name".
+
+    Args:
+      function: the function.
+      argument: that it was given as, for the error.
+
+    Raises:
+      ValueError: for a lambda, a function made inside another one, or an object: two of them may share a name.
+    """
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if module is None or name is None or "<" in name:
+        raise ValueError(
+            f"{argument}{'=' if argument else ''}{function!r} has no name that it could be found by again where models "
+            "are kept; define it by `def` at the top of a module"
+        )
+    return f"{module}.{name}"

@@ -1,16 +1,20 @@
 """Stages on disk: Orbax checkpoints that are found by name, and checked to be what their name says."""
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import filelock
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
+
+from tmu_jax.resuming import EVERY, resumable
 
 _MANIFEST = "manifest.json"
 _OPTIONS = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
@@ -37,15 +41,21 @@ class StageStore:
     text. A folder whose manifest does not agree is not given to it.
     """
 
-    def __init__(self, directory: pathlib.Path | str, warn: Callable[[str], None] = lambda sentence: None) -> None:
+    def __init__(
+        self,
+        directory: pathlib.Path | str,
+        warn: Callable[[str], None] = lambda sentence: None,
+        save_every: float = EVERY,
+    ) -> None:
         """Prepares; nothing is read or written yet.
 
         Args:
           directory: where the stages lie; made when the first one is written.
           warn: is told, in one sentence, of a stage that is there and cannot be used.
+          save_every: seconds after which a training that makes a stage is saved, see `resumable`.
         """
         self.directory = pathlib.Path(directory).absolute()
-        self._warn = warn
+        self._warn, self._save_every = warn, save_every
 
     def path(self, name: str) -> pathlib.Path:
         """Where the stage is or would be."""
@@ -85,6 +95,37 @@ class StageStore:
         whole = {names: np.asarray(array) for names, array in arrays.items()}
         return Saved(traverse_util.unflatten_dict(whole), restored.metadata["of_stage"])
 
+    def load_or_make(self, name: str, make: Callable[[], Saved]) -> Saved:
+        """The stage: found, or made and saved. Where several processes ask at once, one makes it and the others wait.
+
+        A training that was stopped goes on where it was saved last.
+
+        Args:
+          name: of the stage.
+          make: makes it; may ask for other stages, but not for this one.
+
+        Raises:
+          OSError: where the stage is not there, and the folder cannot be written or locked.
+        """
+        path = self.directory / ".locks" / f"{name}.lock"
+        with contextlib.ExitStack() as stack:
+            try:
+                say = f"stage {name} is being made by another process; waiting for it"
+                stack.enter_context(lock_file(path, lambda: self._warn(say)))
+            except OSError:
+                found = self.load(name)  # A folder that can be read alone holds what is never made.
+                if found is None:
+                    raise
+                return found
+            found = self.load(name)
+            if found is None:
+                partial = self.directory / ".partial" / name
+                with resumable(partial, every=self._save_every):
+                    found = make()
+                self.save(name, found)
+                shutil.rmtree(partial, ignore_errors=True)
+        return found
+
     def save(self, name: str, saved: Saved) -> None:
         """Writes a stage, in the place of whatever is there.
 
@@ -109,8 +150,35 @@ class StageStore:
         with ocp.CheckpointManager(path, options=_OPTIONS) as manager:
             manager.save(0, args=ocp.args.Composite(**items))
         temporary = path / f"{_MANIFEST}.tmp"
-        temporary.write_text(json.dumps({"name": name, "files": _checksums(path / "0")}))
+        temporary.write_text(json.dumps({"name": name, "files": checksums(path / "0")}))
         os.replace(temporary, path / _MANIFEST)
+
+
+@contextlib.contextmanager
+def lock_file(path: pathlib.Path, say: Callable[[], None]) -> Iterator[None]:
+    """Holds a file's lock; it is the system's own, and so is free when its process ends, however it does.
+
+    Args:
+      path: of a file that is made for it, with its folder, and stays.
+      say: called where another process or thread holds it, before waiting.
+
+    Raises:
+      OSError: where the file cannot be made, or its file system knows no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            say()
+            lock.acquire()
+    except NotImplementedError as error:
+        raise OSError(f"{path.parent} lies on a file system that knows no locks; choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check(path: pathlib.Path, name: str) -> None:
@@ -122,18 +190,18 @@ def _check(path: pathlib.Path, name: str) -> None:
     manifest = json.loads((path / _MANIFEST).read_text())
     if manifest["name"] != name:
         raise ValueError(f"it is the stage {manifest['name']!r}")
-    found = _checksums(path / "0")
+    found = checksums(path / "0")
     differing = sorted(file for file, _ in set(found.items()) ^ set(manifest["files"].items()))
     if differing:
         raise ValueError(f"its file {differing[0]} is not as it was written")
 
 
-def _checksums(folder: pathlib.Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, by its path there."""
+def checksums(folder: pathlib.Path, leave_out: tuple[str, ...] = ()) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by its path there, but for those left out."""
     return {
         file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*"))
-        if file.is_file()
+        if file.is_file() and file.relative_to(folder).as_posix() not in leave_out
     }
 
 

@@ -50,10 +50,20 @@ class Stopwatch:
         self.compile_seconds = _union_length(self._intervals)
         self.seconds = end - self._start - self.compile_seconds
 
+    def so_far(self) -> float:
+        """What `seconds` would be if the block ended now."""
+        return time.perf_counter() - self._start - _union_length(self._intervals)
+
     def add(self, duration: float) -> None:
         """Records a compile stage of `duration` seconds that ends now."""
         now = time.perf_counter()
         self._intervals.append((max(self._start, now - duration), now))
+
+
+def add_elapsed(seconds: float) -> None:
+    """Tells every running watch of seconds that went into its block before this process, which goes on from there."""
+    for watch in _running:
+        watch._start -= seconds
 
 
 @contextlib.contextmanager
