@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pickle
 
 import chex
 import jax
@@ -13,7 +14,7 @@ import tmu_jax
 from tests.patching import patch_everywhere
 from tests.tiny import PlainNet, TinyNet, tiny_data
 from tmu_jax import training, twin
-from tmu_jax.training import Recipe
+from tmu_jax.training import Normalization, Recipe
 from tmu_jax.unlearning import METHODS
 
 KEY = jax.random.key(5)
@@ -223,6 +224,74 @@ def test_retrain_never_sees_a_forgotten_image(problem, original, monkeypatch):
     assert gold.recipe == original.recipe
 
 
+def test_gold_of_an_unlearned_model_has_the_trainings_recipe(problem, original):
+    unlearned = tmu_jax.unlearn("finetune", problem, original, key=KEY, recipe=dataclasses.replace(SHORT, epochs=1))
+    gold, again = (tmu_jax.unlearn("retrain", problem, model, key=KEY) for model in (original, unlearned))
+    assert again.recipe == original.recipe
+    assert len(again.losses) == original.recipe.epochs
+    chex.assert_trees_all_equal(again.variables, gold.variables)
+
+
+def test_what_a_model_forgot_is_in_no_later_requests_train(problem, original, monkeypatch):
+    """Neither of the last request nor of the one before; a request for the same images may be gone on with."""
+    short = dataclasses.replace(SHORT, epochs=1)
+    data = tiny_data()
+    first = tmu_jax.data.forget_indices(data, [0, 1])
+    now = tmu_jax.unlearn("finetune", first, original, key=KEY, recipe=short)
+    tmu_jax.unlearn("random_labeling", first, now, key=KEY, recipe=short)
+    second = tmu_jax.data.forget_indices(data, [2, 3], removed=[0, 1])
+    then = tmu_jax.unlearn("finetune", second, now, key=KEY, recipe=short)
+    untouched = tmu_jax.unlearn("original", first, original, key=KEY)
+    tmu_jax.unlearn("finetune", second, untouched, key=KEY, recipe=short)  # it forgot nothing
+    patch_everywhere(monkeypatch, training.fit, lambda *args, **kwargs: pytest.fail("trained"))
+    for method, model, request, count in (
+        ("finetune", now, tmu_jax.data.forget_indices(data, [2, 3]), 2),
+        ("retrain", then, tmu_jax.data.forget_indices(data, [4], removed=[2, 3]), 2),
+        ("twin", then, tmu_jax.data.forget_indices(data, [0, 4], removed=[2, 3]), 1),
+    ):
+        with pytest.raises(ValueError, match=f"problem holds {count} training images that the model forgot before"):
+            tmu_jax.unlearn(method, request, model, key=KEY)
+
+
+def test_what_a_model_forgot_is_known_after_it_was_pickled_or_saved(problem, original, tmp_path):
+    first = tmu_jax.unlearn("finetune", problem, original, key=jax.random.key(0))
+    rows = problem.forget.indices
+    second = tmu_jax.data.forget_indices(tiny_data(), problem.retain.indices[:3], removed=rows)
+    last = tmu_jax.unlearn("finetune", second, first, key=jax.random.key(1))
+    last.save(tmp_path / "model")
+    asked = tmu_jax.data.forget_indices(tiny_data(), problem.retain.indices[5:7])
+    for model in (last, pickle.loads(pickle.dumps(last)), tmu_jax.load(tmp_path / "model", TinyNet())):
+        with pytest.raises(ValueError, match=f"holds {len(rows) + 3} training images that the model forgot before"):
+            tmu_jax.unlearn("finetune", asked, model, key=jax.random.key(2))
+    again = pickle.loads(pickle.dumps(tmu_jax.load(tmp_path / "model", TinyNet())))
+    np.testing.assert_array_equal(again.forgotten_before, np.union1d(rows, second.forget.indices))
+
+
+def test_copies_that_stay_are_in_the_notes_unless_a_ledger_told_of_them(original):
+    data = tiny_data()
+    images = data.train_images.copy()
+    images[40] = images[3]
+    copied = tmu_jax.data.from_arrays(images, data.train_labels, data.test_images, data.test_labels)
+    problem = tmu_jax.data.forget_indices(copied, [3])
+    found = tmu_jax.unlearn("finetune", problem, original, key=jax.random.key(0))
+    assert any("40" in note and "3" in note for note in set(found.notes) - set(problem.notes))
+    told = dataclasses.replace(problem, request=1)
+    assert tmu_jax.unlearn("finetune", told, original, key=jax.random.key(0)).notes == problem.notes
+
+
+def test_a_model_of_other_images_is_refused(problem, original):
+    other = TinyNet(num_classes=7)
+    variables = other.init(jax.random.key(0), jnp.zeros((1, *problem.pool.images.shape[1:])))
+    for model, said in (
+        (dataclasses.replace(original, normalization=Normalization(np.zeros(2), np.ones(2))), "of 2 channels"),
+        (tmu_jax.wrap(other, variables, recipe=Recipe(epochs=1)), "has 7 outputs"),
+    ):
+        with pytest.raises(ValueError, match=f"the model does not fit the images: .*{said}"):
+            tmu_jax.unlearn("finetune", problem, model, key=jax.random.key(0))
+        with pytest.raises(ValueError, match="the model does not fit the images"):
+            tmu_jax.prepare(model, tiny_data(), key=jax.random.key(0))
+
+
 def test_original_is_untouched(problem, original):
     same = tmu_jax.unlearn("original", problem, original, key=KEY)
     chex.assert_trees_all_equal(same.variables, original.variables)
@@ -337,7 +406,11 @@ def test_the_published_defaults():
         method = METHODS[name]
         assert {field: getattr(method.recipe, field) for field in recipe} == recipe, name
         assert method.options == options, name
-    assert {name for name, method in METHODS.items() if method.recipe is None} == {"original", "retrain"}
+    assert {name for name, method in METHODS.items() if method.recipe is None} == {
+        "original",
+        "retrain",
+        "rewarm_rehearsed",
+    }
     assert {name for name, method in METHODS.items() if method.needs == "prediction"} == {
         "twin",
         "twin_negative_gradient",

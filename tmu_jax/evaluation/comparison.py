@@ -9,6 +9,7 @@ from tmu_jax.data import ForgetProblem
 from tmu_jax.evaluation import metrics
 from tmu_jax.evaluation.floors import Floor, floor_count_matched, floor_gold_gold, floor_majority
 from tmu_jax.evaluation.readouts import PredictorQuality, Readouts, predictor_quality, readouts
+from tmu_jax.text import ascii_text, html_table
 from tmu_jax.training import TrainedModel, predict
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning import UnlearnedModel
@@ -53,10 +54,10 @@ class Evaluation:
     def __str__(self) -> str:
         lines = [f"{self.method or 'model'} ({self.seconds:.1f} s)"]
         for name, value in dataclasses.asdict(self.readouts).items():
-            lines.append(f"  {name:24s} {'–' if value is None else f'{value:8.3f}'}")
+            lines.append(f"  {name:24s} {'-' if value is None else f'{value:8.3f}'}")
         for title, quality in (("D_f", self.predictor), ("D_test", self.heldout_predictor)):
             if quality is not None:
-                area = "–" if quality.auc is None else f"{quality.auc:.1f}"
+                area = "-" if quality.auc is None else f"{quality.auc:.1f}"
                 lines.append(
                     f"  predictor on {title:11s} {quality.accuracy:8.3f}  AUC {area}, Brier {quality.brier:.3f}, "
                     f"{quality.predicted_hard:.0f} % predicted hard, {quality.hard:.0f} % are"
@@ -66,7 +67,15 @@ class Evaluation:
                 f"  {name:24s} {floor.forget_accuracy:8.3f}  gap {floor.forget_gap:.1f}, agreement "
                 f"{floor.agreement:.1f}"
             )
-        return "\n".join(lines)
+        return ascii_text("\n".join(lines))
+
+    def _repr_html_(self) -> str:
+        readouts = [(name.replace("_", " "), value) for name, value in dataclasses.asdict(self.readouts).items()]
+        rows = [(name, None if value is None else f"{value:.3f}") for name, value in readouts]
+        for name, floor in self.floors.items():
+            found = f"forget accuracy {floor.forget_accuracy:.1f}, gap {floor.forget_gap:.1f}"
+            rows.append((name.replace("_", " "), f"{found}, agreement {floor.agreement:.1f}"))
+        return html_table(f"{self.method or 'model'} ({self.seconds:.1f} s)", rows)
 
 
 def original_heldout_accuracy(problem: ForgetProblem, original: Outputs, target_class: int) -> float:

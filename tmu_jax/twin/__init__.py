@@ -1,15 +1,16 @@
 """The twin problem, where the gold model is known: its models, features and generalization labels."""
 
-from tmu_jax.twin.features import FEATURES
+from tmu_jax.twin.features import FEATURES, Feature
 from tmu_jax.twin.labels import TwinPrediction, all_hard, predict_labels, scale_features
 from tmu_jax.twin.measure import ProblemFeatures, choose_eps, measure_features
 from tmu_jax.twin.models import train_curriculum, train_first_epoch, train_twin
-from tmu_jax.twin.request import predict_generalization, prediction_stage
+from tmu_jax.twin.request import predict_generalization, prediction_stage, trains_afresh
 from tmu_jax.twin.settings import DEFAULT_SETTINGS, TwinSettings
 
 __all__ = [
     "DEFAULT_SETTINGS",
     "FEATURES",
+    "Feature",
     "ProblemFeatures",
     "TwinPrediction",
     "TwinSettings",
@@ -23,4 +24,5 @@ __all__ = [
     "train_curriculum",
     "train_first_epoch",
     "train_twin",
+    "trains_afresh",
 ]

@@ -8,9 +8,8 @@ References:
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +18,7 @@ import optax
 from tmu_jax.data import Split
 from tmu_jax.training import (
     Blocks,
+    ModuleLike,
     Normalization,
     TrainedModel,
     Variables,
@@ -26,6 +26,7 @@ from tmu_jax.training import (
     device_images,
     evaluation_blocks,
     first_rows,
+    in_float32,
     normalize,
     over_blocks,
     predict,
@@ -33,7 +34,8 @@ from tmu_jax.training import (
 from tmu_jax.twin.attacks import adversarial_cross_entropy, ascent_direction, attack_batch
 from tmu_jax.twin.neighbors import mean_nearest_distance
 
-FEATURES = ("NF", "AF", "CF")
+Feature = Literal["NF", "AF", "CF"]
+FEATURES: tuple[Feature, ...] = get_args(Feature)
 ATTACKED_ON_CPU, ATTACKED_ELSEWHERE = Blocks(32, 8), Blocks(128, 1)
 # As many as there are candidates by default (`TwinSettings.eps_candidates`).
 _LEAST_RADII = 5
@@ -128,7 +130,7 @@ def adversarial(
     if not len(samples):
         raise ValueError("samples holds no images; give at least one")
     # A radius of 0.25/255 is lost in bfloat16's rounding of the pixels.
-    module = model.module.clone(dtype=jnp.float32) if hasattr(model.module, "dtype") else model.module
+    module = in_float32(model.module)
     images, labels = device_images(samples.pool), samples.pool.labels
     features, successes = [], []
     done = 0
@@ -175,7 +177,7 @@ def attack_rows(
     radii: jax.Array,
     num_radii: jax.Array,
     *,
-    module: nn.Module,
+    module: ModuleLike,
     num_steps: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Logits of rows int32[per_call, size] of the pool with their labels, clean and attacked at the first radii.

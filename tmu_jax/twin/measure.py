@@ -9,11 +9,15 @@ import numpy as np
 
 from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.stages import Progress
+from tmu_jax.statistics import ERRORS, UNLIKE, separation
 from tmu_jax.timing import Stopwatch
 from tmu_jax.training import TrainedModel, predict
 from tmu_jax.twin.features import adversarial, curriculum_loss, nearest_distance
 from tmu_jax.twin.models import outside
 from tmu_jax.twin.settings import DEFAULT_SETTINGS, TwinSettings
+
+_MORE = 0.05
+"""Share of right answers by which D_test may lie above other unseen images, beside chance."""
 
 
 class ProblemFeatures(NamedTuple):
@@ -25,7 +29,7 @@ class ProblemFeatures(NamedTuple):
       easy: bool[m], the known labels of D_test: is M_o right on it?
       eps: the attack's radius, chosen on the twin problem.
       success_shares: the share of successful attacks on D_test for each candidate radius.
-      notes: a warning where the twin model does not know D_test.
+      notes: warnings where the twin model does not know D_test, M_o does, or D_f is not drawn like it.
       seconds_by_part: run time of "twin_model", "curriculum" and "features".
       compile_seconds: tracing and compiling of all of them.
     """
@@ -93,7 +97,9 @@ def measure_features(
         attacked, _ = attack(original, forget, eps, len(heldout))
         of_twin = [distance(twin, heldout, problem.train), trials[chosen], curriculum_loss(curriculum[0], heldout)]
         of_original = [distance(original, forget, problem.retain), attacked, curriculum_loss(curriculum[1], forget)]
-        notes = _twin_warning(twin, heldout, settings)
+        notes = _twin_warning(twin, heldout, settings) + _heldout_warning(problem, original, easy)
+        if curriculum[0] is curriculum[1]:
+            notes += _draw_warning(of_original[2], forget, of_twin[2], heldout)
     # The same model twice is one training.
     trained = [twin, *{id(model): model for model in curriculum}.values()]
     return ProblemFeatures(
@@ -120,6 +126,33 @@ def _twin_warning(twin: TrainedModel, heldout: Split, settings: TwinSettings) ->
     return (
         f"after {len(twin.losses)} epochs the twin model gets {accuracy:.1f} % of D_test right, "
         f"below {settings.enough_accuracy:g} %",
+    )
+
+
+def _draw_warning(of_forget: np.ndarray, forget: Split, of_heldout: np.ndarray, heldout: Split) -> tuple[str, ...]:
+    """Says so where G_c, which saw neither D_f nor D_test, tells the two apart by its losses: no random draw."""
+    found = separation(of_forget, of_heldout, forget.labels, heldout.labels)
+    if found is None or abs(found.auc.value - 50) < max(UNLIKE, ERRORS * found.chance):
+        return ()
+    return (
+        f"D_f is not drawn like D_test (the curriculum model's loss tells them apart, AUC {found.auc.value:.0f}): "
+        "labels that were learnt on D_test do not hold for it; `rewarm` and `retrain` need none",
+    )
+
+
+def _heldout_warning(problem: ForgetProblem, original: TrainedModel, easy: np.ndarray) -> tuple[str, ...]:
+    """Says so where D_test was taken from the training images of a model that was trained on them, too."""
+    test = Split(problem.pool, problem.test.indices[np.isin(problem.test.labels, problem.target_classes)])
+    if problem.heldout_source != "train" or not len(test) or not len(easy):
+        return ()
+    shares = float(easy.mean()), float(np.mean(predict(original, test)[0].argmax(-1) == test.labels))
+    pooled = (shares[0] * len(easy) + shares[1] * len(test)) / (len(easy) + len(test))
+    chance = ERRORS * float(np.sqrt(pooled * (1 - pooled) * (1 / len(easy) + 1 / len(test))))
+    if shares[0] - shares[1] < max(_MORE, chance):
+        return ()
+    return (
+        f"D_test was trained on: M_o is right on {100 * shares[0]:.0f} % of it and on {100 * shares[1]:.0f} % of the "
+        "test images; heldout_source='train' is for a model that is trained after the split, on problem.train alone",
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.stages import Progress
 from tmu_jax.timing import Stopwatch
-from tmu_jax.training import Recipe, Stream, TrainedModel, fit, one_hot, predict, train
+from tmu_jax.training import Recipe, Schedule, Stream, TrainedModel, fit, one_hot, predict, train
 from tmu_jax.twin.settings import DEFAULT_SETTINGS, FIRST_EPOCH_RECIPE, TwinSettings
 
 
@@ -66,7 +66,7 @@ def train_with_heldout(
 ) -> TrainedModel:
     """The original model fine-tuned on D and held-out images, until it knows them; arguments as in `train_twin`."""
     draw_key, fit_key = jax.random.split(key)
-    recipe = dataclasses.replace(settings.twin_recipe, augment=original.recipe.augment)
+    recipe = dataclasses.replace(settings.twin_recipe, augment=original.augment)
     replayed = train.indices
     if settings.twin_replay < 1:
         replayed = _draw(replayed, settings.twin_replay, draw_key)
@@ -145,8 +145,9 @@ def train_curriculum(
     if not len(allowed):
         raise ValueError("exclude leaves no training image for the curriculum model; it needs at least one")
     # A cycle fits any number of epochs, and its peak is no rate to start at.
-    schedule = "onecycle" if original.recipe.schedule == "onecycle" else "constant"
-    recipe = dataclasses.replace(original.recipe, epochs=settings.curriculum_epochs, schedule=schedule)
+    training = original.training_recipe
+    schedule: Schedule = "onecycle" if training.schedule == "onecycle" else "constant"
+    recipe = dataclasses.replace(training, epochs=settings.curriculum_epochs, schedule=schedule)
     rows = _draw(allowed, settings.curriculum_share, draw_key)
     return train(original.module, Split(problem.pool, rows), key=train_key, recipe=recipe, progress=progress)
 
@@ -165,5 +166,5 @@ def train_first_epoch(
     Returns:
       The fine-tuned model.
     """
-    recipe = dataclasses.replace(FIRST_EPOCH_RECIPE, augment=model.recipe.augment)
+    recipe = dataclasses.replace(FIRST_EPOCH_RECIPE, augment=model.augment)
     return _fine_tuned(model, retain, recipe, key, progress=progress)

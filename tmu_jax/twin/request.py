@@ -44,7 +44,12 @@ def predict_generalization(
 
     Returns:
       The prediction for each forgotten sample.
+
+    Raises:
+      ValueError: before any work, where no curriculum model can be trained as the original was.
     """
+    if trains_afresh(problem, settings):
+        original.check_retrainable()
     return compute(prediction_stage(problem, given(original), key, settings, exclude), progress)
 
 
@@ -126,6 +131,11 @@ def prediction_stage(
 def has_twin_problem(problem: ForgetProblem) -> bool:
     """Whether anything of a forgotten class is left that a gold model could recognise its images by."""
     return set(problem.whole_classes) != set(problem.target_classes)
+
+
+def trains_afresh(problem: ForgetProblem, settings: TwinSettings = DEFAULT_SETTINGS) -> bool:
+    """Whether the prediction trains a model from fresh parameters, as the original was trained."""
+    return has_twin_problem(problem) and settings.curriculum == "fresh"
 
 
 def _curriculum_stages(

@@ -5,10 +5,10 @@ References:
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tmu_jax.training import Recipe
-from tmu_jax.twin.features import FEATURES
+from tmu_jax.twin.features import FEATURES, Feature
 
 TWIN_RECIPE = Recipe(epochs=5, batch_size=128, learning_rate=0.01, schedule="cosine")
 FIRST_EPOCH_RECIPE = Recipe(epochs=1, batch_size=128, learning_rate=0.02, schedule="constant")
@@ -20,6 +20,13 @@ PARTS: dict[str, tuple[str, ...]] = {
     "predictor": ("features", "scaling", "min_scaling", "threshold", "predictor_batch_size"),
 }
 """Which settings each part of the twin problem depends on; a part depends on the ones before it as well."""
+
+
+CurriculumSource = Literal["fresh", "first_epoch"]
+NeighborBank = Literal["class", "all"]
+AttackOrder = Literal["clean_target", "adversarial_target"]
+Scaling = Literal["per_problem", "twin"]
+Threshold = Literal["half", "count"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,19 +60,19 @@ class TwinSettings:
     max_twin_epochs: int = 10
     enough_accuracy: float = 95.0
     twin_replay: float = 1.0
-    curriculum: Literal["fresh", "first_epoch"] = "fresh"
+    curriculum: CurriculumSource = "fresh"
     curriculum_epochs: int = 2
     curriculum_share: float = 0.2
     num_neighbors: int = 5
-    bank: Literal["class", "all"] = "class"
+    bank: NeighborBank = "class"
     normalize_embeddings: bool = True
     attack_steps: int = 5
     eps_candidates: tuple[float, ...] = (0.25 / 255, 0.5 / 255, 1 / 255, 2 / 255, 4 / 255)
-    attack_order: Literal["clean_target", "adversarial_target"] = "clean_target"
-    features: tuple[str, ...] = FEATURES
-    scaling: str | None = None
+    attack_order: AttackOrder = "clean_target"
+    features: tuple[Feature, ...] = FEATURES
+    scaling: Scaling | None = None
     min_scaling: int = 20
-    threshold: str = "half"
+    threshold: Threshold = "half"
     predictor_batch_size: int = 16
 
     def __post_init__(self) -> None:
@@ -93,10 +100,10 @@ class TwinSettings:
 
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
-    "curriculum": ("fresh", "first_epoch"),
-    "bank": ("class", "all"),
-    "attack_order": ("clean_target", "adversarial_target"),
-    "scaling": ("per_problem", "twin", None),
-    "threshold": ("half", "count"),
+    "curriculum": get_args(CurriculumSource),
+    "bank": get_args(NeighborBank),
+    "attack_order": get_args(AttackOrder),
+    "scaling": (*get_args(Scaling), None),
+    "threshold": get_args(Threshold),
 }
 DEFAULT_SETTINGS = TwinSettings()

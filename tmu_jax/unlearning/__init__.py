@@ -1,15 +1,18 @@
 """Unlearning methods, by name, and the function that applies one."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from tmu_jax.data import ForgetProblem
+from tmu_jax.data.copies import copies_note, exact_copies
 from tmu_jax.stages import Progress, compute, given
 from tmu_jax.training import Recipe, TrainedModel
-from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, TwinSettings, prediction_stage
+from tmu_jax.training.checking import refuse_misfit
+from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, TwinSettings, prediction_stage, trains_afresh
 from tmu_jax.unlearning import (
     bad_teacher,
     bank_labels,
@@ -18,12 +21,31 @@ from tmu_jax.unlearning import (
     random_labeling,
     reference,
     rewarm,
+    rewarm_rehearsed,
     soft_twin,
     twin,
 )
+from tmu_jax.unlearning.loading import load
 from tmu_jax.unlearning.method import Method
 from tmu_jax.unlearning.relabelling import Relabelling, equal_weights, true_targets, wrong_targets
-from tmu_jax.unlearning.unlearned import UnlearnedModel
+from tmu_jax.unlearning.unlearned import UnlearnedModel, refuse_forgotten
+
+MethodName = Literal[
+    "original",
+    "retrain",
+    "finetune",
+    "negative_gradient",
+    "random_labeling",
+    "bad_teacher",
+    "twin",
+    "twin_negative_gradient",
+    "bank_labels",
+    "rewarm",
+    "soft_twin",
+    "rewarm_twin",
+    "rewarm_rehearsed",
+]
+"""The names of the methods that come with the package, for type checkers."""
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -40,13 +62,15 @@ METHODS: dict[str, Method] = {
         rewarm.rewarm,
         soft_twin.soft_twin,
         rewarm.rewarm_twin,
+        rewarm_rehearsed.rewarm_rehearsed,
     )
 }
-"""Methods by name; add your own: `METHODS["mine"] = Method("mine", relabel, Recipe(epochs=2))`."""
+"""Methods by name; add your own: `METHODS["mine"] = Method("mine", relabel, Recipe(epochs=2))`, and give
+`METHODS["mine"]` where a method is asked for (its name serves too, but a type checker knows only `MethodName`)."""
 
 
 def unlearn(
-    method: str | Method,
+    method: MethodName | Method,
     problem: ForgetProblem,
     original: TrainedModel,
     *,
@@ -78,8 +102,9 @@ def unlearn(
       The unlearned model.
 
     Raises:
-      ValueError: before any work, for a name that is no method, an option that the method does not have, and values
-        that it cannot use.
+      ValueError: before any work, for a name that is no method, an option that the method does not have, values that
+        it cannot use, a model that does not fit the images, and a request that keeps images which `original` forgot
+        before.
     """
     if isinstance(method, str):
         if method not in METHODS:
@@ -90,11 +115,18 @@ def unlearn(
             f"method={method!r} must be a name or a Method; a function goes into Method(name, run=function)"
         )
     method = method.configured(recipe, options)
+    refuse_misfit(original, problem.pool)
+    # What is asked for anew, in D_f, may be drawn: a method may go on where another has left off.
+    refuse_forgotten(original, np.concatenate([problem.retain.indices, problem.heldout.indices]), "problem")
     model, labels = given(original), None
     if method.needs == "bank" and (prediction is None or prediction.targets is None):
         raise ValueError(
             f"prediction={prediction!r} has no targets: method {method.name!r} learns from a bank of models; "
             "use tmu_jax.prepare(…) and forget(…, method=…)"
+        )
+    if method.needs == "rehearsal":
+        raise ValueError(
+            f"method={method.name!r} learns from its rehearsal; use tmu_jax.prepare(…) and forget(…, method=…)"
         )
     if method.needs is not None:
         if prediction is not None and len(prediction.easy) != len(problem.forget):
@@ -111,15 +143,22 @@ def unlearn(
         raise ValueError(
             f"settings, prediction and exclude have no use: method {method.name!r} needs no generalization labels"
         )
-    return compute(method.stage(problem, model, key, labels), progress)
+    predicts = method.needs is not None and prediction is None
+    method.check_original(original, predicts and trains_afresh(problem, settings or DEFAULT_SETTINGS))
+    found = compute(method.stage(problem, model, key, labels), progress)
+    # A ledger's request has told of its copies already.
+    copies = copies_note(exact_copies(problem)) if problem.request is None else ()
+    return dataclasses.replace(found, notes=(*found.notes, *copies)) if copies else found
 
 
 __all__ = [
     "METHODS",
     "Method",
+    "MethodName",
     "Relabelling",
     "UnlearnedModel",
     "equal_weights",
+    "load",
     "true_targets",
     "unlearn",
     "wrong_targets",

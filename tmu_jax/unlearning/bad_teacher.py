@@ -9,7 +9,6 @@ References:
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.stages import PASS_WORK
 from tmu_jax.training import (
+    ModuleLike,
     Normalization,
     Recipe,
     Stream,
@@ -27,6 +27,7 @@ from tmu_jax.training import (
     init_variables,
     normalize,
     predict,
+    step_keys,
 )
 from tmu_jax.unlearning.method import Method
 from tmu_jax.unlearning.relabelling import Relabelling, equal_weights, true_targets
@@ -39,11 +40,18 @@ BLOCK = 256
 
 @functools.partial(jax.jit, static_argnames=("module",))
 def _outputs_of_batch(
-    variables: Variables, normalization: Normalization, pool_images: jax.Array, rows: jax.Array, *, module: nn.Module
+    variables: Variables,
+    normalization: Normalization,
+    pool_images: jax.Array,
+    rows: jax.Array,
+    key: jax.Array,
+    *,
+    module: ModuleLike,
 ) -> jax.Array:
-    """Softmax outputs for rows int32[n] of the pool, batch norm using the statistics of this batch."""
+    """Softmax outputs for rows int32[n] of the pool, as in training: by this batch's statistics, with dropout."""
     images = normalize(pool_images[rows].astype(jnp.float32) / 255, normalization)
-    (logits, _), _ = apply(module, variables, images, train=True)
+    keys = step_keys(module, variables, images, key, 0)
+    (logits, _), _ = apply(module, variables, images, train=True, keys=keys)
     return jax.nn.softmax(logits)
 
 
@@ -67,8 +75,15 @@ def random_teacher(problem: ForgetProblem, original: TrainedModel, key: jax.Arra
     # The last batch is filled up from the start, so that its statistics are not those of a few images.
     filled = np.resize(rows, -(-len(rows) // BLOCK) * BLOCK)
     outputs = [
-        _outputs_of_batch(variables, original.normalization, device_images(problem.pool), block, module=original.module)
-        for block in filled.reshape(-1, BLOCK)
+        _outputs_of_batch(
+            variables,
+            original.normalization,
+            device_images(problem.pool),
+            block,
+            jax.random.fold_in(key, i),
+            module=original.module,
+        )
+        for i, block in enumerate(filled.reshape(-1, BLOCK))
     ]
     return np.concatenate(outputs)[: len(rows)]
 

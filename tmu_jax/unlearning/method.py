@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 
@@ -31,8 +31,22 @@ _TAKEN = frozenset(
         "targets",
     }
 )
-NEEDS = ("prediction", "bank", None)
+NEEDS = ("prediction", "bank", "rehearsal", None)
+
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class Foretell(Protocol):
+    """Tells from a model that is on its way what gold would answer on D_f; see `tmu_jax.preparation.foretelling`.
+
+    Attributes:
+      seconds_by_part: run time of what it learnt from.
+    """
+
+    seconds_by_part: Mapping[str, float]
+
+    def __call__(self, model: TrainedModel, problem: ForgetProblem) -> TwinPrediction:
+        """Args: model: what the method has come to; problem: the request."""
 
 
 def _every_image(problem: ForgetProblem, **options: Any) -> float:
@@ -49,7 +63,8 @@ class Method:
       recipe: the optimisation; its augmentation is the original's. Or a function of the original's own recipe and the
         options, `recipe(training, **options)`, for a method that goes on as the training did.
       needs: "prediction" where `relabel` takes `easy=`, the generalization labels; "bank" where it takes `targets=` as
-        well, the distributions that a bank of models gives; None: nothing.
+        well, the distributions that a bank of models gives; "rehearsal" where `run` takes a `Foretell` for
+        `prediction=`; None: nothing.
       options: what `relabel` (or `run`) takes beside that, with the defaults.
       check: called with the options before any work; raises ValueError for values out of range.
       draws: images that an epoch draws, called with (problem, **options), for estimates of time; all of D by default.
@@ -63,7 +78,7 @@ class Method:
     name: str
     relabel: Relabel | None = None
     recipe: Recipe | Callable[..., Recipe] | None = None
-    needs: Literal["prediction", "bank"] | None = None
+    needs: Literal["prediction", "bank", "rehearsal"] | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     check: Callable[..., None] = lambda **options: None
     draws: Callable[..., float] = _every_image
@@ -83,6 +98,8 @@ class Method:
             raise ValueError(f"options of method {self.name!r} hold {taken[0]!r}, which every method is called with")
         if (self.relabel is None) == (self.run is None):
             raise ValueError(f"method {self.name!r} must have one of relabel and run")
+        if self.needs == "rehearsal" and self.run is None:
+            raise ValueError(f"method {self.name!r} needs a rehearsal and so must have run: relabel sees no model")
         if self.relabel is not None and self.recipe is None:
             raise ValueError(f"method {self.name!r} relabels and so needs a recipe")
         self.check(**self.options)
@@ -111,7 +128,7 @@ class Method:
           problem: the request.
           original: the stage of M_o.
           key: a PRNG key, of the whole request.
-          prediction: the stage of the generalization labels, for a method that needs them.
+          prediction: the stage of the generalization labels, or of a `Foretell`, for a method that needs them.
         """
         # The key for retraining is the training's own: a gold model can be had again by the key it was made with.
         own_key = key if self.reference is not None else key_for(key, f"method {self.name}")
@@ -141,6 +158,18 @@ class Method:
             work=self.work(problem),
         )
 
+    def check_original(self, original: TrainedModel, trains_afresh: bool = False) -> None:
+        """Raises ValueError where something is trained as the original was, and how is not known.
+
+        Args:
+          original: M_o.
+          trains_afresh: whether what the method needs trains a model of fresh parameters.
+        """
+        if trains_afresh or self.reference == "gold":
+            original.check_retrainable()
+        if self.recipe is not None and not isinstance(self.recipe, Recipe):
+            _ = original.training_recipe
+
     def work(self, problem: ForgetProblem) -> float:
         """About how long it takes, in images trained on."""
         return self.draws(problem, **self.options) * (self.recipe.epochs if isinstance(self.recipe, Recipe) else 1)
@@ -150,7 +179,7 @@ class Method:
         problem: ForgetProblem,
         original: TrainedModel,
         key: jax.Array,
-        prediction: TwinPrediction | None = None,
+        prediction: TwinPrediction | Foretell | None = None,
         progress: Progress | None = None,
     ) -> UnlearnedModel:
         """Unlearns; its seconds include the making of the relabelling and, where it needs one, the prediction."""
@@ -166,14 +195,16 @@ class Method:
             compile_seconds = max(compile_seconds, watch.compile_seconds)
         if prediction is not None:
             parts = {**prediction.seconds_by_part, **parts}
-            compile_seconds += prediction.compile_seconds
-            notes = (*prediction.notes, *notes)
+        known = prediction if isinstance(prediction, TwinPrediction) else None
+        if known is not None:
+            compile_seconds += known.compile_seconds
+            notes = (*known.notes, *notes)
         return dataclasses.replace(
             model,
             method=self.name,
             original=original,
             forget_indices=problem.forget.indices,
-            prediction=prediction or model.prediction,
+            prediction=known or model.prediction,
             seconds_by_part=parts,
             seconds=math.fsum(parts.values()),
             compile_seconds=compile_seconds,
@@ -185,12 +216,12 @@ class Method:
         problem: ForgetProblem,
         original: TrainedModel,
         key: jax.Array,
-        prediction: TwinPrediction | None,
+        prediction: TwinPrediction | Foretell | None,
         progress: Progress | None,
     ) -> TrainedModel:
         recipe_or_none = self.recipe
         if recipe_or_none is not None and not isinstance(recipe_or_none, Recipe):
-            recipe_or_none = recipe_or_none(original.recipe, **self.options)
+            recipe_or_none = recipe_or_none(original.training_recipe, **self.options)
         if self.run is not None:
             recipe = {} if recipe_or_none is None else {"recipe": recipe_or_none}
             needed = {} if prediction is None else {"prediction": prediction}
@@ -198,14 +229,17 @@ class Method:
         if self.relabel is None or recipe_or_none is None:
             raise AssertionError(self.name)  # __post_init__ sees to it
         relabel_key, fit_key = jax.random.split(key)
-        recipe_as_trained = dataclasses.replace(recipe_or_none, augment=original.recipe.augment)
-        labels = {} if prediction is None else {"easy": prediction.easy}
+        recipe_as_trained = recipe_or_none
+        if original.recipe is not None:
+            recipe_as_trained = dataclasses.replace(recipe_or_none, augment=original.augment)
+        known = prediction if isinstance(prediction, TwinPrediction) else None
+        labels = {} if known is None else {"easy": known.easy}
         if self.needs == "bank":
-            if prediction is None or prediction.targets is None:
+            if known is None or known.targets is None:
                 raise ValueError(
                     f"method {self.name!r} needs a prediction with targets, which a bank gives: see `prepare`"
                 )
-            labels["targets"] = prediction.targets
+            labels["targets"] = known.targets
         relabelling = self.relabel(problem, original, relabel_key, **labels, **self.options)
         variables, losses = fit(
             original.module,

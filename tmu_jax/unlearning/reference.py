@@ -30,7 +30,8 @@ def retrained(
     problem: ForgetProblem, original: TrainedModel, key: jax.Array, progress: Progress | None = None
 ) -> UnlearnedModel:
     """The gold model: the same architecture and recipe from a fresh initialisation, on D_r alone."""
-    gold = train(original.module, problem.retain, key=key, recipe=original.recipe, progress=progress)
+    original.check_retrainable()
+    gold = train(original.module, problem.retain, key=key, recipe=original.training_recipe, progress=progress)
     return as_reference("gold", gold)
 
 

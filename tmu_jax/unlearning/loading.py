@@ -1,0 +1,41 @@
+"""A saved classifier back in memory."""
+
+import pathlib
+
+import flax.linen as nn
+import numpy as np
+
+from tmu_jax.training import TrainedModel
+from tmu_jax.training.saving import load_trained
+from tmu_jax.unlearning.unlearned import as_unlearned
+
+
+def load(folder: pathlib.Path | str, module: nn.Module | TrainedModel | None = None) -> TrainedModel:
+    """Reads what `TrainedModel.save` wrote, checked file by file.
+
+    Args:
+      folder: where.
+      module: what the classifier is run by: a Flax Linen module, or a `TrainedModel`, such as `wrap` makes of any
+        classifier, which stands for its module; the variables take the form of its own (lists, tuples, frozen dicts;
+        nested dicts otherwise). None where it is one of `tmu_jax.models`.
+
+    Returns:
+      The classifier; an `UnlearnedModel` where one was saved, with its method, its notes and the rows that it forgot
+      (`forgotten_before`), without its original.
+
+    Raises:
+      FileNotFoundError: when the folder holds no model.
+      ValueError: when it is damaged, of another making, or does not fit, in one line with the file; without a module
+        where it needs one; and for a bare module where `wrap` was told more than that.
+      TypeError: for a module that is none.
+    """
+    model, extra = load_trained(folder, module)
+    if "method" not in extra:
+        return model
+    return as_unlearned(
+        model,
+        method=extra["method"],
+        notes=tuple(extra["notes"]),
+        seconds_by_part=extra["seconds_by_part"],
+        forgotten_before=np.asarray(extra["forgotten"], np.int32),
+    )
