@@ -1,19 +1,18 @@
 """Preparing: what is kept, how it is resumed, and what requests see of it."""
 
 import chex
+import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 import tmu_jax
-from tests.preparation.made import CALL, DATA, KEY, RECIPE, prepared
+from tests.preparation.made import CALL, DATA, KEY, RECIPE, gathered_rows, prepared
 from tests.tiny import TinyNet
+from tmu_jax.data import Split
 from tmu_jax.preparation.building import heldout_rows
+from tmu_jax.stages import key_for
 from tmu_jax.training import predict
-
-
-@pytest.fixture(scope="module")
-def ready():
-    return prepared()
 
 
 def same(one, other):
@@ -47,10 +46,40 @@ def test_the_calibration_is_of_the_original_on_heldout_images(ready):
     np.testing.assert_array_equal(ready.calibration.heldout_right, right)
 
 
+def test_the_twin_model_is_trained_as_the_original_was_on_d_and_the_heldout_images(monkeypatch):
+    """From scratch, so that M_o, which saw D alone, is a gold model of the rehearsals."""
+    with gathered_rows(monkeypatch) as rows:
+        again = prepared(folds=0)
+    steps = np.concatenate([part[part >= 0] for part in rows], axis=None)
+    counts = np.bincount(steps, minlength=len(DATA.pool))
+    heldout, train = again.heldout.indices, again.train.indices
+    assert set(counts[heldout]) == {RECIPE.epochs}  # the twin model alone
+    assert set(counts[train]) == {2 * RECIPE.epochs}  # and M_o
+    assert counts.sum() == RECIPE.epochs * (2 * len(train) + len(heldout))
+    assert again.twin.recipe == again.original.recipe == RECIPE
+    together = Split(DATA.pool, np.concatenate([train, heldout]))
+    oracle = tmu_jax.train(TinyNet(), together, recipe=RECIPE, key=key_for(KEY, "twin"))
+    chex.assert_trees_all_equal(oracle.variables, again.twin.variables)
+
+
+def test_a_twin_model_may_be_the_original_warmed_up_again(ready):
+    """For a share of the epochs, and it starts from M_o."""
+    warmed = prepared(folds=0, twin_epochs_share=0.5)
+    assert len(warmed.twin.losses) == RECIPE.epochs // 2
+    assert warmed.costs["twin model"] == pytest.approx(0.5 * 240 / 200)
+    assert _apart(warmed.twin, warmed.original) < 0.5 * _apart(ready.twin, ready.original)
+    chex.assert_trees_all_equal(warmed.original.variables, ready.original.variables)
+
+
+def _apart(one, other):
+    """The distance of two models' parameters, L2."""
+    leaves = zip(jax.tree.leaves(one.variables), jax.tree.leaves(other.variables), strict=True)
+    return sum(float(np.sum((np.asarray(a) - np.asarray(b)) ** 2)) for a, b in leaves) ** 0.5
+
+
 def test_costs_are_in_trainings(ready):
-    epochs = len(ready.twin.losses)
-    assert epochs == 4  # half of 8
-    assert ready.costs["twin model"] == pytest.approx(epochs * (200 + 40) / (RECIPE.epochs * 200))
+    assert len(ready.twin.losses) == RECIPE.epochs
+    assert ready.costs["twin model"] == pytest.approx((200 + 40) / 200)
     assert ready.costs["bank"] == pytest.approx(4 * 4 * 100 / (RECIPE.epochs * 200))  # half the epochs on half of D
     assert "a bank of 4 models; cost" in repr(ready)
     assert [line.split()[:-4] for line in str(ready).splitlines()[1:]] == [["twin", "model"], ["bank"]]
@@ -86,8 +115,7 @@ def test_killed_and_resumed_it_equals_what_ran_through(ready, tmp_path):
     same(resumed, ready)
 
 
-def test_without_a_bank_the_published_features_are_left(ready):
-    bare = prepared(folds=0)
+def test_without_a_bank_the_published_features_are_left(ready, bare):
     assert bare.bank is None
     assert "no bank" in repr(bare)
     assert "bank" not in bare.costs
@@ -116,26 +144,18 @@ def test_the_problem_of_a_request(ready):
     assert not np.isin(problem.retain.indices, [5, 2, 6]).any()
 
 
-def test_images_drawn_alike_are_not_told_apart_and_others_are(ready):
-    alike = ready.likeness(ready.problem(np.arange(40)))
-    wrong = DATA.train_labels.copy()
-    wrong[:40] = (wrong[:40] + 1) % 4
-    data = tmu_jax.data.from_arrays(DATA.train_images, wrong, DATA.test_images, DATA.test_labels)
-    other = tmu_jax.prepare(TinyNet(), data, **CALL)
-    unlike = other.likeness(other.problem(np.arange(40)))
-    assert alike < 65 < 75 < unlike
-
-
 @pytest.mark.parametrize(
     ("indices", "error", "said"),
     [
         ([], ValueError, "indices is empty"),
-        ([1, 1], ValueError, "names 1 twice"),
+        ([1, 1], ValueError, "1 occurs more than once"),
         ([200], ValueError, "holds 200, no row that the model was trained on; they lie in 0..199"),
         ([-1], ValueError, "holds -1"),
-        ([0.5], TypeError, "must be integers"),
-        (np.zeros((2, 2), int), TypeError, "must be integers"),
-        (np.ones(4, bool), TypeError, "must be integers"),
+        ([0.5], TypeError, "one-dimensional sequence of integers"),
+        (np.zeros((2, 2), int), TypeError, "one-dimensional sequence of integers"),
+        (np.ones(4, bool), TypeError, "one-dimensional sequence of integers"),
+        (pd.DataFrame([1, 2]), TypeError, r"indices must be a one-dimensional .* got a DataFrame\[2, 1\]"),
+        ({1: 2}, TypeError, "got a dict"),
         (range(200), ValueError, "all 200 images"),
     ],
 )
@@ -151,10 +171,12 @@ def test_indices_that_cannot_be_forgotten(ready, indices, error, said):
         ({"folds": 201}, ValueError, "folds=201 of 200 images"),
         ({"heldout": 1}, ValueError, "heldout=1"),
         ({"heldout": 121}, ValueError, "heldout=121 must be at least 2 and at most 120"),
-        ({"heldout": [0, 0]}, ValueError, "each once"),
+        ({"heldout": [0, 0]}, ValueError, "each row once; 0"),
         ({"heldout": [0, 4]}, ValueError, "holds no image of class"),
         ({"twin_epochs_share": 0.0}, ValueError, "twin_epochs_share=0.0"),
-        ({"heldout": [0.5, 1]}, TypeError, "heldout must be a number or rows"),
+        ({"heldout": [0.5, 1]}, TypeError, "heldout must be a one-dimensional"),
+        ({"heldout": pd.DataFrame([0, 1])}, TypeError, "heldout must .* got a DataFrame"),
+        ({"removed": pd.DataFrame([0, 1])}, TypeError, "removed must .* got a DataFrame"),
     ],
 )
 def test_preparations_that_cannot_be(options, error, said):
@@ -165,6 +187,35 @@ def test_preparations_that_cannot_be(options, error, said):
 
     with pytest.raises(error, match=said):
         prepared(progress=progress, **options)
+
+
+def test_the_removed_are_in_no_set_and_in_no_model(ready, monkeypatch):
+    gone = np.array([3, 150, 207])
+    with gathered_rows(monkeypatch) as rows:
+        fresh = prepared(removed=gone)
+    assert not np.isin(np.concatenate([part.ravel() for part in rows]), gone).any()
+    for name in ("train", "heldout", "test"):
+        left, whole = getattr(fresh, name).indices, getattr(ready, name).indices
+        assert not np.isin(left, gone).any()
+        assert len(left) == len(whole) - np.isin(gone, whole).sum() or name == "heldout"
+    assert not any(np.isin(gone, model.rows).any() for models in fresh.bank.models for model in models)
+    with pytest.raises(ValueError, match="holds 3, which was removed before this preparation"):
+        fresh.problem([3])
+    for removed, error, said in (
+        ([-1], ValueError, "removed must lie in 0..319"),
+        ([0.5], TypeError, "removed must be a one-dimensional"),
+    ):
+        with pytest.raises(error, match=said):
+            prepared(removed=removed)
+    with pytest.raises(ValueError, match="heldout holds 7, the test image of a picture that was removed"):
+        prepared(removed=gone, heldout=range(12))
+
+
+def test_a_model_that_forgot_images_is_prepared_without_them_alone(ready):
+    unlearned = tmu_jax.unlearn("finetune", tmu_jax.data.forget_indices(DATA, [5, 9]), ready.original, key=KEY)
+    options = {name: value for name, value in CALL.items() if name != "recipe"}
+    with pytest.raises(ValueError, match=r"data holds 2 training images .* rows 5, 9"):
+        tmu_jax.prepare(unlearned, DATA, **options)
 
 
 def test_of_a_whole_class_nothing_is_known_to_gold(ready):

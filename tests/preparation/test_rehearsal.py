@@ -7,21 +7,18 @@ import numpy as np
 import pytest
 
 import tmu_jax
-from tests.preparation.made import RECIPE, gathered_rows, prepared
+from tests.preparation.made import DATA, KEY, RECIPE, gathered_rows
 from tests.tiny import TinyNet
 from tmu_jax.data import Split
 from tmu_jax.evaluation import metrics
 from tmu_jax.preparation import candidates, rehearse, rehearse_candidates
-from tmu_jax.preparation.rehearsal import Estimate
+from tmu_jax.preparation import rehearsal as rehearsal_module
+from tmu_jax.preparation.judging import recipe_note
+from tmu_jax.preparation.rehearsal import Estimate, twin_loss
 from tmu_jax.stages import key_for
 from tmu_jax.training import Recipe, predict
 
 OPTIONS = {"share": 0.5, "epochs": 2, "peak": 1.0}
-
-
-@pytest.fixture(scope="module")
-def ready():
-    return prepared()
 
 
 def test_it_equals_a_direct_computation(ready):
@@ -40,9 +37,22 @@ def test_it_equals_a_direct_computation(ready):
     assert found.distance.value == pytest.approx(metrics.activation_distance(ours, gold))
     assert found.untouched["distance"] == pytest.approx(metrics.activation_distance(before, gold))
     others = Split(ready.test.pool, np.setdiff1d(ready.test.indices, ready.heldout.indices))
-    accuracies = [100 * np.mean(predict(m, others)[0].argmax(-1) == others.labels) for m in (ready.original, model)]
-    assert found.test_loss.value == pytest.approx(accuracies[0] - accuracies[1])
+    gold, ours, twin = (
+        100 * np.mean(predict(m, others)[0].argmax(-1) == others.labels) for m in (ready.original, model, ready.twin)
+    )
+    assert found.test_loss.value == pytest.approx(gold - ours)
+    assert twin_loss(ready).value == pytest.approx(gold - twin)
+    assert twin_loss(dataclasses.replace(ready, twin=None)) is None
     assert found.share == pytest.approx(2 * 100 / (RECIPE.epochs * 200))
+
+
+def test_a_recipe_that_did_not_train_the_model_is_seen_in_the_twin_model(ready):
+    other = dataclasses.replace(ready.original, recipe=dataclasses.replace(RECIPE, epochs=1, learning_rate=1e-4))
+    mismatched = tmu_jax.prepare(other, DATA, heldout=40, folds=0, key=KEY)
+    assert "points fewer of the test images right" in recipe_note(mismatched)[0]
+    assert recipe_note(ready) == ()
+    warmed = dataclasses.replace(mismatched, twin=dataclasses.replace(ready.twin, recipe=RECIPE))
+    assert recipe_note(warmed) == ()  # M_o's recipe did not train it, and it says nothing of M_o's
 
 
 def test_it_goes_by_the_rates_of_a_request_whatever_the_twin_model_was_trained_by(ready):
@@ -77,10 +87,19 @@ def test_subsets_are_drawn_anew_and_their_interval_is_over_images_or_repeats(rea
     found = rehearse(ready, "rewarm", size=4, repeats=3, **OPTIONS)
     assert (found.size, found.repeats) == (4, 3)
     low, value, high = found.agreement.low, found.agreement.value, found.agreement.high
-    assert low <= value <= high
-    assert value - low == pytest.approx(high - value)
+    assert 0 <= low <= value <= high <= 100
+    assert value - low == pytest.approx(high - value) or high == 100
+    assert found.distance.value - found.distance.low == pytest.approx(found.distance.high - found.distance.value)
     one = rehearse(ready, "rewarm", size=1, **OPTIONS)
     assert one.agreement.value in (0.0, 100.0)
+
+
+def test_its_progress_is_told_from_that_of_the_request(ready):
+    begun = []
+    rehearse(
+        ready, "rewarm", size=10, progress=lambda part: begun.append(part) or (lambda done, total: None), **OPTIONS
+    )
+    assert begun == ["rehearsal of rewarm"]
 
 
 def test_the_same_key_rehearses_alike_and_another_does_not(ready):
@@ -92,10 +111,12 @@ def test_the_same_key_rehearses_alike_and_another_does_not(ready):
 
 def test_the_grid_that_ships():
     """Written down: recipes are chosen among these, and a changed grid changes what every run chooses from."""
-    found = [(m.name, dict(m.options)) for m in candidates(Recipe(epochs=10), 1000, 20, 0.1, bank=True)]
+    found = [(m.name, dict(m.options)) for m in candidates(Recipe(epochs=10), 1000, 20, 0.1)]
+    settled = {"share": 0.8, "epochs": 1, "replay": pytest.approx(1.5), "settling_epochs": 4, "rate": 0.2}
     twice = [(peak, epochs, part) for epochs, part in ((1, 0.96), (2, 0.46)) for peak in (0.5, 1.0)]
     assert found == [
         *[("rewarm", {"share": 1.0, "epochs": 1, "peak": peak}) for peak in (0.5, 1.0, 2.0)],
+        *[("rewarm_rehearsed", {**settled, "peak": peak}) for peak in (0.5, 1.0)],
         *[("rewarm_twin", {"share": s, "epochs": e, "peak": p, "copies": 2}) for p, e, s in twice],
         *[
             ("soft_twin", {"replay": pytest.approx(1000 / 6 / 20 - 1), "epochs": 6, "rate": rate})
@@ -107,18 +128,20 @@ def test_the_grid_that_ships():
 @pytest.mark.parametrize("budget", [0.05, 0.1, 0.25, 0.6])
 def test_every_candidate_keeps_to_its_budget(ready, budget):
     problem = ready.problem(np.arange(20))
-    found = candidates(RECIPE, len(problem.retain), 20, budget, bank=True)
+    found = candidates(RECIPE, len(problem.retain), 20, budget)
     assert {"rewarm"} <= {method.name for method in found}
     for method in found:
         share = method.work(problem) / ready.retraining_work(problem)
+        if method.name == "rewarm_rehearsed":  # Never a whole epoch less than the budget buys.
+            assert share == pytest.approx(budget, rel=0.02)
         assert budget / 2 < share < budget * 1.02 or (method.options.get("share") == 1.0 and share < budget)
-    assert {m.name for m in candidates(RECIPE, 180, 20, budget, bank=False)} == {"rewarm"}
+    assert {m.name for m in candidates(RECIPE, 180, 20, budget, ())} == {"rewarm"}
 
 
 @pytest.mark.parametrize(("budget", "said"), [(0.0, "budget=0.0"), (1.5, "budget=1.5"), (0.001, "less than one step")])
 def test_a_budget_that_buys_nothing(budget, said):
     with pytest.raises(ValueError, match=said):
-        candidates(RECIPE, 200, 20, budget, bank=True)
+        candidates(RECIPE, 200, 20, budget)
 
 
 def test_candidates_are_ranked_by_what_was_rehearsed(ready):
@@ -151,3 +174,11 @@ def test_misalignment_adds_up_what_is_to_be_small(ready):
 def test_what_cannot_be_rehearsed(ready, method, options, said):
     with pytest.raises(ValueError, match=said):
         rehearse(ready, method, **options)
+
+
+def test_the_interval_of_a_share_ends_where_shares_do():
+    """Of 19 right of 20 the normal interval would reach 105."""
+    found = rehearsal_module._percentage([np.array([100.0] * 19 + [0.0])])
+    assert found.value == 95
+    assert found.high == 100
+    assert found.low == pytest.approx(95 - 1.96 * np.std([100.0] * 19 + [0.0], ddof=1) / np.sqrt(20), abs=0.01)

@@ -2,8 +2,10 @@
 
 from tmu_jax.preparation.bank import Bank, BankModel, BankSettings
 from tmu_jax.preparation.building import prepare
+from tmu_jax.preparation.findings import Finding, Findings
 from tmu_jax.preparation.forgetting import Forgotten, forget
 from tmu_jax.preparation.grid import candidates, rehearse_candidates
+from tmu_jax.preparation.looking import look
 from tmu_jax.preparation.prepared import Prepared
 from tmu_jax.preparation.refreshing import refresh
 from tmu_jax.preparation.rehearsal import Estimate, Rehearsal, rehearse
@@ -14,12 +16,15 @@ __all__ = [
     "BankModel",
     "BankSettings",
     "Estimate",
+    "Finding",
+    "Findings",
     "Forgotten",
     "Prepared",
     "Rehearsal",
     "candidates",
     "forget",
     "load_prepared",
+    "look",
     "prepare",
     "refresh",
     "rehearse",

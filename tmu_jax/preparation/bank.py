@@ -8,14 +8,14 @@ have R answers that are drawn alike, and what is learnt from the ones holds for 
 import dataclasses
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 import scipy.special
 
 from tmu_jax.data import Split
 from tmu_jax.stages import PASS_WORK, VERSIONS, Progress, Stage, key_for
-from tmu_jax.training import Recipe, TrainedModel, predict, train
+from tmu_jax.training import ModuleLike, Recipe, TrainedModel, predict, train
+from tmu_jax.training.packing import pack_recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def fold_of(train: Split, folds: int, key: jax.Array) -> np.ndarray:
 
 
 def train_bank_model(
-    module: nn.Module,
+    module: ModuleLike,
     recipe: Recipe,
     trained: Split,
     answered: np.ndarray,
@@ -167,7 +167,7 @@ def bank_stage(
         {"original": original},
         {
             "data": data,
-            "recipe": dataclasses.asdict(recipe),
+            "recipe": pack_recipe(recipe),
             "trained": trained.indices,
             "answered": answered,
             "key": key,

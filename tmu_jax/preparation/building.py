@@ -2,62 +2,47 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
 from tmu_jax.data import Dataset, ForgetProblem, Split
+from tmu_jax.data.problem import check_removed
 from tmu_jax.preparation.bank import BankModel, BankSettings, bank_stages
+from tmu_jax.preparation.heldout import heldout_rows
 from tmu_jax.preparation.prepared import Prepared, bank_of, calibrate
+from tmu_jax.preparation.twin_model import twin_stage
 from tmu_jax.stages import VERSIONS, Progress, Stage, compute, given, key_for
 from tmu_jax.store import StageStore
-from tmu_jax.training import Recipe, TrainedModel, train
-from tmu_jax.training.packing import pack, unpack_model, unpack_plain
-from tmu_jax.twin import TwinPrediction, TwinSettings
-from tmu_jax.twin.models import train_with_heldout
-
-
-def twin_settings(training: Recipe, epochs_share: float) -> TwinSettings:
-    """How the twin model of a rehearsal is trained: warmed up again with the held-out images, as the training was.
-
-    A rehearsal is only as good as its twin model: M_t must know the held-out images as deeply as M_o knows D_f, and
-    owe M_o as little as may be, which is gold there. A short fine-tuning at a small rate does neither.
-
-    Args:
-      training: M_o's recipe.
-      epochs_share: epochs of the cycle, as a share of the training's.
-
-    Raises:
-      ValueError: for a share out of range.
-    """
-    if not 0 < epochs_share <= 1:
-        raise ValueError(f"twin_epochs_share={epochs_share} must be above 0 and at most 1")
-    epochs = max(1, round(epochs_share * training.epochs))
-    recipe = dataclasses.replace(training, epochs=epochs, schedule="onecycle")
-    return TwinSettings(twin_recipe=recipe, max_twin_epochs=epochs)
+from tmu_jax.training import Adapter, ModuleLike, Recipe, TrainedModel, train
+from tmu_jax.training.adapter import in_words
+from tmu_jax.training.checking import refuse_misfit
+from tmu_jax.training.packing import pack, pack_recipe, unpack_model, unpack_plain
+from tmu_jax.twin import TwinPrediction
+from tmu_jax.unlearning.unlearned import refuse_forgotten
 
 
 def prepare(
-    model: TrainedModel | nn.Module,
+    model: TrainedModel | ModuleLike,
     data: Dataset,
     *,
     key: jax.Array,
-    heldout: int | Iterable[int] | None = None,
+    heldout: int | Sequence[int] | np.ndarray | None = None,
     folds: int = 2,
     repetitions: int = 2,
     epochs_share: float = 0.5,
     recipe: Recipe | None = None,
-    twin_epochs_share: float = 0.5,
+    twin_epochs_share: float | None = None,
+    removed: Sequence[int] | np.ndarray = (),
     folder: pathlib.Path | str | None = None,
     progress: Callable[[str], Progress] | None = None,
 ) -> Prepared:
     """Computes what requests share: the original where it is not given, the twin model, the bank, the calibration.
 
-    The default bank of 2 × 2 models costs as much as one training. Models come one after another; with a `folder` each
-    is kept when it is done, and the same call again goes on after the last.
+    The twin model costs as much as one training, and so does the default bank of 2 × 2 models. Models come one after
+    another; with a `folder` each is kept when it is done, and the same call again goes on after the last.
 
     Args:
       model: M_o, trained on all of `data`; or a module, which is trained here.
@@ -70,7 +55,11 @@ def prepare(
       repetitions: R, how often D is split anew.
       epochs_share: of M_o's epochs, for each model of the bank.
       recipe: of M_o, for a module.
-      twin_epochs_share: of M_o's epochs, for the twin model of the rehearsals.
+      twin_epochs_share: None: the twin model of the rehearsals is trained from scratch as M_o was, on D and the
+        held-out images, so that M_o is a gold model of that problem. A share of M_o's epochs: M_o is warmed up again
+        with them for so long; cheaper, but it keeps more of M_o, and its rehearsals are too kind.
+      removed: rows of `data.pool` that earlier requests removed, such as `tmu_jax.Ledger.removed` gives: they are in
+        none of the sets, and no model is trained on them.
       folder: where models are kept.
       progress: makes the progress function, called with (steps done, steps in all), of each named part.
 
@@ -78,26 +67,63 @@ def prepare(
       What `forget` and `rehearse` take.
 
     Raises:
-      ValueError: before any work, for folds, held-out images or a recipe that cannot be used.
+      ValueError: before any work, for folds, held-out images, removed rows or a recipe that cannot be used, and for a
+        model that does not fit the images.
     """
     settings = BankSettings(folds, repetitions, epochs_share)
+    stage, module, gone = _declared(model, data, key, heldout, settings, recipe, twin_epochs_share, removed)
+    keeper = None if folder is None else FolderKeeper(StageStore(folder), module)
+    return dataclasses.replace(compute(stage, progress, keeper), removed=gone)
+
+
+def missing_stages(
+    model: TrainedModel,
+    data: Dataset,
+    *,
+    key: jax.Array,
+    heldout: int | None,
+    folds: int,
+    removed: Sequence[int] | np.ndarray,
+    folder: pathlib.Path | str,
+) -> list[Stage]:
+    """What `prepare` would still train, called with the same arguments; arguments and errors as there."""
+    settings = BankSettings(folds)
+    stage, _, _ = _declared(model, data, key, heldout, settings, None, None, removed)
+    store = StageStore(folder)
+    return [one for one in stage.with_ancestors() if one.is_kept and not store.has(one.name)]
+
+
+def _declared(
+    model: TrainedModel | ModuleLike,
+    data: Dataset,
+    key: jax.Array,
+    heldout: int | Sequence[int] | np.ndarray | None,
+    settings: BankSettings,
+    recipe: Recipe | None,
+    twin_epochs_share: float | None,
+    removed: Sequence[int] | np.ndarray,
+) -> tuple[Stage, ModuleLike, np.ndarray]:
+    """The stage of a preparation, the module of its models, and the removed rows; all of them checked."""
     num_train = len(data.train_labels)
-    train_rows = Split(data.pool, np.arange(num_train, dtype=np.int32))
-    test = Split(data.pool, np.arange(num_train, len(data.pool), dtype=np.int32))
+    gone = check_removed(removed, len(data.pool))
+    train_rows = Split(data.pool, np.setdiff1d(np.arange(num_train), gone).astype(np.int32))
+    test = Split(data.pool, np.setdiff1d(np.arange(num_train, len(data.pool)), gone).astype(np.int32))
     heldout = min(1000, len(test) // 2) if heldout is None else heldout
-    unseen = Split(data.pool, heldout_rows(data, heldout, key_for(key, "heldout")))
+    unseen = Split(data.pool, heldout_rows(data, heldout, key_for(key, "heldout"), gone))
     if isinstance(model, TrainedModel):
         if recipe is not None:
             raise ValueError("recipe has no use beside a trained model, which has its own")
-        original, module, training = given(model, {"model": _contents(model)}), model.module, model.recipe
+        refuse_misfit(model, data.pool)
+        refuse_forgotten(model, train_rows.indices, "data")
+        model.check_retrainable()
+        original, module, training = given(model, {"model": _contents(model)}), model.module, model.training_recipe
     else:
         module, training = model, recipe or Recipe()
         original = _training_stage(module, data, train_rows, key_for(key, "original"), training)
-    keeper = None if folder is None else FolderKeeper(StageStore(folder), module)
     stage = preparation_stage(
         original, training, train_rows, unseen, test, data.fingerprint, key, settings, twin_epochs_share
     )
-    return compute(stage, progress, keeper)
+    return stage, module, gone
 
 
 def preparation_stage(
@@ -109,7 +135,8 @@ def preparation_stage(
     fingerprint: str,
     key: jax.Array,
     settings: BankSettings,
-    twin_epochs_share: float | None = 0.5,
+    twin_epochs_share: float | None = None,
+    with_twin: bool = True,
 ) -> Stage:
     """The stages of a preparation; the last one's value is a `Prepared`, and is not kept: it takes seconds.
 
@@ -122,13 +149,14 @@ def preparation_stage(
       fingerprint: of the images.
       key: a PRNG key.
       settings: of the bank.
-      twin_epochs_share: of the twin model; None: no twin model, and no rehearsals.
+      twin_epochs_share: as in `prepare`.
+      with_twin: False: no twin model, and no rehearsals.
     """
     heldout = Split(heldout.pool, np.sort(heldout.indices))
     parents = {"original": original}
-    if twin_epochs_share is not None:
-        of_twin = twin_settings(training, twin_epochs_share)
-        parents["twin"] = _twin_stage(original, train_rows, heldout, fingerprint, key_for(key, "twin"), of_twin)
+    if with_twin:
+        twin_key = key_for(key, "twin")
+        parents["twin"] = twin_stage(original, training, train_rows, heldout, fingerprint, twin_key, twin_epochs_share)
     unseen = np.union1d(test.indices, heldout.indices).astype(np.int32)
     bank_key = key_for(key, "bank")
     bank = bank_stages(original, settings.recipe(training), train_rows, unseen, bank_key, settings, fingerprint)
@@ -138,13 +166,13 @@ def preparation_stage(
         original: TrainedModel, progress: Progress, twin: TrainedModel | None = None, **models: BankModel
     ) -> Prepared:
         bank = bank_of(list(models.values()), settings, len(train_rows.pool), key)
-        one = original.recipe.epochs * len(train_rows)
+        one = original.training_recipe.epochs * len(train_rows)
         costs, seconds = {}, {}
         if twin is not None:
             costs["twin model"] = len(twin.losses) * (len(train_rows) + len(heldout)) / one
             seconds["twin model"] = twin.seconds
         if models:
-            epochs = settings.recipe(original.recipe).epochs
+            epochs = settings.recipe(original.training_recipe).epochs
             costs["bank"] = sum(epochs * len(model.trained) for model in models.values()) / one
             seconds["bank"] = sum(model.seconds for model in models.values())
         return Prepared(
@@ -184,82 +212,20 @@ def prediction_from_bank(prepared: Stage, problem: ForgetProblem) -> Stage:
     )
 
 
-def _twin_stage(
-    original: Stage, train_rows: Split, heldout: Split, fingerprint: str, key: jax.Array, settings: TwinSettings
-) -> Stage:
-    return Stage(
-        "twin_model",
-        "twin model",
-        lambda original, progress: train_with_heldout(original, train_rows, heldout, key, settings, progress),
-        TrainedModel,
-        VERSIONS["twin_model"],
-        {"original": original},
-        {
-            "data": fingerprint,
-            "settings": settings.part("twin_model"),
-            "key": key,
-            "train": train_rows.indices,
-            "heldout": heldout.indices,
-        },
-        work=settings.twin_recipe.epochs * (len(train_rows) + len(heldout)),
-    )
-
-
-def heldout_rows(data: Dataset, heldout: int | Iterable[int], key: jax.Array) -> np.ndarray:
-    """Rows of the pool that are held out, int32[u], ascending.
-
-    Args:
-      data: the images.
-      heldout: how many test images, in equal shares of the classes; or their rows in `data.test_images`.
-      key: a PRNG key.
-
-    Raises:
-      TypeError: rows that are no integers.
-      ValueError: rows out of range or named twice, more images than there are, or a trained class without any.
-    """
-    num_train, labels = len(data.train_labels), data.test_labels
-    if isinstance(heldout, int | np.integer):
-        if not 2 <= heldout <= len(labels):
-            raise ValueError(f"heldout={heldout} must be at least 2 and at most {len(labels)}, the test images")
-        order = np.asarray(jax.random.permutation(key, len(labels)))
-        # The first of every class, then the second of every class, and so on: equal shares as far as there are images.
-        turn = np.empty(len(labels), np.int64)
-        for c in np.unique(labels):
-            of_class = order[labels[order] == c]
-            turn[of_class] = np.arange(len(of_class))
-        rows = order[np.argsort(turn[order], kind="stable")][:heldout]
-    else:
-        rows = np.asarray(list(heldout))
-        if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
-            raise TypeError(f"heldout must be a number or rows of the test images, got {rows.dtype}{list(rows.shape)}")
-        if len(rows) < 2 or rows.min() < 0 or rows.max() >= len(labels) or len(np.unique(rows)) < len(rows):
-            raise ValueError(f"heldout must name at least 2 of the {len(labels)} test images, each once")
-    without = np.setdiff1d(data.train_labels, labels[rows])
-    if len(without):
-        raise ValueError(f"heldout holds no image of class {data.class_names[without[0]]!r}; each class needs one")
-    return np.sort(num_train + rows).astype(np.int32)
-
-
 class FolderKeeper:
     """Keeps models and banks in a folder, by the names of their stages."""
 
-    def __init__(self, store: StageStore, module: nn.Module) -> None:
+    def __init__(self, store: StageStore, module: ModuleLike) -> None:
         """Args: store: the folder; module: of every model in it."""
         self._store, self._module = store, module
 
-    def find(self, stage: Stage) -> Any | None:
-        """The value of a stage, or None where it is not there."""
-        saved = self._store.load(stage.name)
-        if saved is None:
-            return None
+    def value(self, stage: Stage, make: Callable[[], Any]) -> Any:
+        """The value of a stage: found, or made and kept."""
+        saved = self._store.load_or_make(stage.name, lambda: pack(make()))
         return unpack_model(saved, self._module) if stage.value is TrainedModel else unpack_plain(stage.value, saved)
 
-    def keep(self, stage: Stage, value: Any) -> None:
-        """Keeps it."""
-        self._store.save(stage.name, pack(value))
 
-
-def _training_stage(module: nn.Module, data: Dataset, rows: Split, key: jax.Array, recipe: Recipe) -> Stage:
+def _training_stage(module: ModuleLike, data: Dataset, rows: Split, key: jax.Array, recipe: Recipe) -> Stage:
     return Stage(
         "original",
         "original model",
@@ -268,8 +234,8 @@ def _training_stage(module: nn.Module, data: Dataset, rows: Split, key: jax.Arra
         VERSIONS["training"],
         made_from={
             "data": data.fingerprint,
-            "module": repr(module),
-            "recipe": dataclasses.asdict(recipe),
+            "module": _known_by(module),
+            "recipe": pack_recipe(recipe),
             "rows": rows.indices,
             "key": key,
         },
@@ -281,4 +247,10 @@ def _contents(model: TrainedModel) -> dict[str, Any]:
     """What a model is known by: its architecture and recipe in words, and its arrays."""
     arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(model.variables)}
     normalization = {name: np.asarray(array) for name, array in model.normalization._asdict().items()}
-    return {"module": repr(model.module), "recipe": dataclasses.asdict(model.recipe), **arrays, **normalization}
+    recipe = pack_recipe(model.training_recipe)
+    return {"module": _known_by(model.module), "recipe": recipe, **arrays, **normalization}
+
+
+def _known_by(module: ModuleLike) -> Any:
+    """What a module is known by: an adapter says itself what it is made from."""
+    return module if isinstance(module, Adapter) else in_words(module)

@@ -2,22 +2,34 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from tmu_jax.data import ForgetProblem
-from tmu_jax.preparation.grid import rehearse_candidates
+from tmu_jax.data.copies import copies_note, exact_copies
+from tmu_jax.evaluation.metrics import accuracy
+from tmu_jax.evaluation.outcome import LEAST_POINTS, State
+from tmu_jax.preparation.asking import as_method
+from tmu_jax.preparation.findings import Findings
+from tmu_jax.preparation.foretelling import InRequest
+from tmu_jax.preparation.grid import candidates, rehearse_candidates
+from tmu_jax.preparation.judging import expected_of_gold, outcome_of, recipe_note
+from tmu_jax.preparation.looking import look
 from tmu_jax.preparation.prepared import Prepared
-from tmu_jax.preparation.rehearsal import Estimate, Rehearsal, Z, as_method
-from tmu_jax.stages import Progress, compute, given, key_for
+from tmu_jax.preparation.rehearsal import Estimate, Rehearsal, Z, rehearse
+from tmu_jax.stages import Progress, Stage, compute, given, key_for
+from tmu_jax.text import ascii_text, html_table
+from tmu_jax.training import predict
+from tmu_jax.training.recipe import Format
 from tmu_jax.twin import TwinPrediction
-from tmu_jax.unlearning import Method, UnlearnedModel
+from tmu_jax.unlearning import Method, MethodName, UnlearnedModel
 
-UNLIKE = 15.0
-"""Points of AUC above 50 from which D_f and held-out images count as drawn otherwise, where chance reaches less."""
+MOST_ROUNDS = 8
+"""How often a method is applied to its own result until nothing of a whole class is recognised."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -29,12 +41,17 @@ class Forgotten:
       prepared: what the next request starts from.
       method: the method's name and options, in words.
       share: its cost as a share of retraining, by images trained on.
-      expected_accuracy: percent of D_f that a gold model is expected to get right; None without a bank.
-      prediction: labels and distributions; None where the method used none and there is no bank.
-      rehearsal: of this recipe, the nearest in size; None where none was made.
-      likeness: how well D_f and held-out images are told apart, an AUC in percent, 50 where they are alike.
+      expected_accuracy: percent of D_f that a gold model is expected to get right; None where nothing is predicted.
+      prediction: labels and distributions, of the rehearsal or the bank; None where the method used none and there is
+        no bank.
+      rehearsal: of this recipe, the nearest in size; None where none was made, or where what it promises may not be
+        claimed of this request.
       debt: forgotten images that each model in use was trained on, by its name.
-      notes: what a reader should know.
+      notes: what a reader should know: what the findings say, copies that stay, why the outcome is what it is.
+      outcome: "forgotten", "partly" or "nothing forgotten": accuracy and margins on D_f, before and after, beside what
+        gold is expected to get right.
+      reason: the sentence on it, which the notes end with.
+      findings: what the request was like, see `look`.
     """
 
     model: UnlearnedModel
@@ -44,13 +61,31 @@ class Forgotten:
     expected_accuracy: Estimate | None
     prediction: TwinPrediction | None
     rehearsal: Rehearsal | None
-    likeness: float
     debt: dict[str, int]
     notes: tuple[str, ...]
+    outcome: State
+    reason: str
+    findings: Findings
+
+    def save(self, folder: pathlib.Path | str, format: Format = "orbax", *, overwrite: bool = False) -> pathlib.Path:
+        """Writes `model`, see `TrainedModel.save`."""
+        return self.model.save(folder, format, overwrite=overwrite)
+
+    def unwrap(self) -> Any:
+        """The variables of `model` in the user's own form, see `TrainedModel.unwrap`."""
+        return self.model.unwrap()
 
     def __repr__(self) -> str:
+        return ascii_text("\n".join(self._lines()))
+
+    def _repr_html_(self) -> str:
+        first, *others = self._lines()
+        return html_table(first, [("", line) for line in others])
+
+    def _lines(self) -> list[str]:
         count = len(self.prepared.forgotten[-1])
-        lines = [f"forgot {count} images by {self.method}: {100 * self.share:.1f} % of a retraining"]
+        did = {"forgotten": "forgot", "partly": "partly forgot", "nothing forgotten": "FORGOT NOTHING OF"}[self.outcome]
+        lines = [f"{did} {count} images by {self.method}: {100 * self.share:.1f} % of a retraining"]
         if self.expected_accuracy is not None:
             lines.append("expected of gold: {:.1f} % of them right ({:.1f} to {:.1f})".format(*self.expected_accuracy))
         if self.rehearsal is not None:
@@ -61,14 +96,14 @@ class Forgotten:
             )
         seen = sum(count > 0 for count in self.debt.values())
         lines.append(f"models in use that were trained on forgotten images: {seen} of {len(self.debt)}")
-        return "\n".join([*lines, *self.notes])
+        return [*lines, *self.notes]
 
 
 def forget(
     prepared: Prepared,
-    indices: Iterable[int],
+    request: Sequence[int] | np.ndarray | ForgetProblem,
     *,
-    method: str | Method = "auto",
+    method: MethodName | Literal["auto"] | Method = "auto",
     budget: float = 0.05,
     key: jax.Array | None = None,
     progress: Callable[[str], Progress] | None = None,
@@ -78,58 +113,143 @@ def forget(
 
     Args:
       prepared: from `prepare`, or the last request's.
-      indices: rows of `data.train_images`, of any classes.
-      method: a name in `METHODS`, a method, or "auto": the recipe with the best rehearsal within the budget. Where D_f
-        is not drawn like the held-out images, "auto" takes only what does not assume it.
+      request: rows of `data.train_images`, of any classes; or a request for them, as a `tmu_jax.Ledger` makes it.
+      method: a name in `METHODS`, a method, or "auto": the recipe with the best rehearsal within the budget. The
+        request is looked at first (`look`): where D_f is not drawn like the held-out images, "auto" takes only what
+        does not assume it; where those were trained on, no rehearsal says anything, and it takes `rewarm`. A method
+        that is named is applied to its own result, at most `MOST_ROUNDS` times, until a whole class is gone.
       budget: the share of retraining that "auto" may spend.
       key: a PRNG key; the preparation's own and the number of the request by default.
       progress: makes the progress function of each named part.
       **options: of the method; with "auto" there are none.
 
     Returns:
-      The model, what was predicted of gold, the rehearsal, and what the next request starts from.
+      The model, what was predicted of gold, the rehearsal, what became of the request, and what the next one starts
+      from.
 
     Raises:
-      ValueError: before any work, for indices that cannot be forgotten, and a method or budget that cannot be used.
+      ValueError: before any work, for images that cannot be forgotten, and a method or budget that cannot be used.
     """
-    problem = prepared.problem(indices)
+    problem = prepared.problem(request)
+    if method != "auto":
+        method = _usable(prepared, as_method(method).configured(None, options))
+    elif options:
+        raise ValueError(f"options {sorted(options)} have no use with method='auto'; name the method")
     key = key_for(prepared.key, f"forget {len(prepared.forgotten)}") if key is None else key
-    likeness = prepared.likeness(problem)
-    alike = likeness - 50 < unlike_beyond_chance(len(problem.forget), len(prepared.heldout))
-    notes: list[str] = []
-    if not alike:
-        notes.append(f"D_f is not drawn like the held-out images (AUC {likeness:.0f}): predictions for it do not hold")
-    rehearsal = None
-    if method == "auto":
-        if options:
-            raise ValueError(f"options {sorted(options)} have no use with method='auto'; name the method")
-        prepared, rehearsal = choose(prepared, problem, budget, alike, progress)
-        method, options = rehearsal.method, rehearsal.options
-    method = as_method(method).configured(None, options)
-    if method.reference == "original":
-        raise ValueError("method='original' forgets nothing; choose another one")
-    if method.needs == "bank" and prepared.bank is None:
-        raise ValueError(f"method={method.name!r} learns from a bank, and folds=0 left none; prepare with folds=2")
-    prediction = None
-    if method.needs == "prediction" or prepared.bank is not None:
-        prediction = prepared.prediction(problem, published=method.needs == "prediction")
-    needed = given(prediction) if method.needs is not None else None
-    model = compute(method.stage(problem, given(prepared.model), key, needed), progress)
-    if rehearsal is None:
+    findings = look(problem, prepared)
+    is_unseen = findings.allows("heldout_unseen")
+    is_believed = is_unseen and findings.allows("random_draw")
+    rehearsal, most_rounds = None, MOST_ROUNDS
+    if isinstance(method, str):
+        prepared, method, rehearsal = _chosen(prepared, problem, budget, findings, progress)
+        most_rounds = 1
+    elif is_unseen:
         rehearsal = nearest(prepared, method, len(problem.forget))
+    if method.needs == "rehearsal" and rehearsal is None:
+        # What it learns from, whether its promise is asked for or not.
+        rehearsal = rehearse(prepared, method, progress=progress, **method.options)
+        prepared = dataclasses.replace(prepared, rehearsals=(*prepared.rehearsals, rehearsal))
+    by_bank = None if prepared.bank is None else prepared.prediction(problem)
+    prediction, needed = _learnt(prepared, problem, method, rehearsal, by_bank)
+    model, rounds = _apply(prepared, problem, method, key, needed, most_rounds, progress)
+    prediction = prediction or model.prediction
+    # What a method predicted itself, and then taught, is no judge of it.
+    of_gold = expected_of_gold(problem, findings, prepared.original, prepared.bank, by_bank)
+    outcome = outcome_of(problem, findings, prepared.model, model, of_gold)
+    copies = copies_note(exact_copies(problem)) if problem.request is None else ()
+    recipe = () if rehearsal is None else recipe_note(prepared)
+    notes = (*problem.notes, *model.notes, *findings.notes, *recipe)
+    again = (f"{method.name} was applied {rounds} times, for a whole class must go",) if rounds > 1 else ()
     after = prepared.after(problem.forget.indices, model)
     return Forgotten(
         model=model,
         prepared=after,
         method=f"{method.name} ({', '.join(f'{name} {value:.3g}' for name, value in method.options.items())})",
-        share=method.work(problem) / prepared.retraining_work(problem),
-        expected_accuracy=None if prediction is None else expected_accuracy(prediction.probability),
+        share=1.0 if method.reference == "gold" else rounds * method.work(problem) / prepared.retraining_work(problem),
+        expected_accuracy=expected_accuracy(prediction.probability) if prediction is not None and is_believed else None,
         prediction=prediction,
-        rehearsal=rehearsal,
-        likeness=likeness,
+        rehearsal=rehearsal if is_believed else None,
         debt=after.debt(),
-        notes=(*model.notes, *notes),
+        notes=tuple(dict.fromkeys((*notes, *copies, *again, outcome.sentence))),
+        outcome=outcome.state,
+        reason=outcome.sentence,
+        findings=findings,
     )
+
+
+def _usable(prepared: Prepared, method: Method) -> Method:
+    """The method, if it forgets and has what it needs; else a ValueError."""
+    if method.reference == "original":
+        raise ValueError("method='original' forgets nothing; choose another one")
+    if method.needs == "bank" and prepared.bank is None:
+        raise ValueError(f"method={method.name!r} learns from a bank, and folds=0 left none; prepare with folds=2")
+    return method
+
+
+def _learnt(
+    prepared: Prepared,
+    problem: ForgetProblem,
+    method: Method,
+    rehearsal: Rehearsal | None,
+    by_bank: TwinPrediction | None,
+) -> tuple[TwinPrediction | None, Stage | None]:
+    """The prediction, where there is one before the method is applied; and what the method learns from, as a stage."""
+    if method.needs == "rehearsal":
+        assert rehearsal is not None
+        return None, given(InRequest(prepared, rehearsal.answers))
+    prediction = prepared.prediction(problem, published=True) if method.needs == "prediction" else by_bank
+    return prediction, given(prediction) if method.needs is not None else None
+
+
+def _apply(
+    prepared: Prepared,
+    problem: ForgetProblem,
+    method: Method,
+    key: jax.Array,
+    needed: Stage | None,
+    most_rounds: int,
+    progress: Callable[[str], Progress] | None,
+) -> tuple[UnlearnedModel, int]:
+    """The model after the request, and how often the method was applied: more than once where whole classes stay."""
+    model = compute(method.stage(problem, given(prepared.model), key, needed), progress)
+    rounds = 1
+    is_whole = set(problem.whole_classes) == set(problem.target_classes) and method.reference is None
+    while is_whole and rounds < most_rounds and _accuracy(model, problem) > LEAST_POINTS:
+        again = compute(method.stage(problem, given(model), key_for(key, f"round {rounds}"), needed), progress)
+        parts = {
+            name: seconds + model.seconds_by_part.get(name, 0.0) for name, seconds in again.seconds_by_part.items()
+        }
+        model = dataclasses.replace(
+            again,
+            original=prepared.model,
+            losses=(*model.losses, *again.losses),
+            seconds_by_part=parts,
+            seconds=math.fsum(parts.values()),
+            compile_seconds=model.compile_seconds + again.compile_seconds,
+        )
+        rounds += 1
+    return model, rounds
+
+
+def _accuracy(model: UnlearnedModel, problem: ForgetProblem) -> float:
+    """Percent of D_f that a model gets right."""
+    return accuracy(predict(model, problem.forget)[0], problem.forget.labels)
+
+
+def _chosen(
+    prepared: Prepared,
+    problem: ForgetProblem,
+    budget: float,
+    findings: Findings,
+    progress: Callable[[str], Progress] | None,
+) -> tuple[Prepared, Method, Rehearsal | None]:
+    """What "auto" takes: the best rehearsal, or `rewarm` at the training's own peak where rehearsals say nothing."""
+    if findings.allows("heldout_unseen"):
+        prepared, rehearsal = choose(prepared, problem, budget, findings.allows("random_draw"), progress)
+        return prepared, as_method(rehearsal.method).configured(None, rehearsal.options), rehearsal
+    recipe, sizes = prepared.original.training_recipe, (len(problem.retain), len(problem.forget))
+    found = candidates(recipe, *sizes, budget, learn_from=())
+    return prepared, next(method for method in found if method.options["peak"] == 1.0), None
 
 
 def choose(
@@ -139,26 +259,27 @@ def choose(
     alike: bool,
     progress: Callable[[str], Progress] | None = None,
 ) -> tuple[Prepared, Rehearsal]:
-    """The best rehearsed recipe within a budget; rehearses where nothing of this size and budget was rehearsed before.
+    """The best rehearsed recipe within a budget; rehearses where none of this size spends at least half of it.
 
     Returns:
-      The preparation with its rehearsals, and the one that is best.
+      The preparation with its rehearsals, and the one that is best, whatever it costs within the budget.
     """
     size = min(len(problem.forget), len(prepared.heldout))
 
-    def fits(one: Rehearsal) -> bool:
-        method = as_method(one.method).configured(None, one.options)
-        cost = method.work(problem) / prepared.retraining_work(problem)
-        of_this_size = size / 2 <= one.size <= size * 2
-        return of_this_size and budget / 2 < cost <= 1.05 * budget and (alike or method.needs is None)
+    def fitting() -> list[tuple[float, Rehearsal]]:
+        """Each with its cost, as a share of a retraining."""
+        known = [(as_method(one.method).configured(None, one.options), one) for one in prepared.rehearsals]
+        found = [
+            (method.work(problem) / prepared.retraining_work(problem), one)
+            for method, one in known
+            if size / 2 <= one.size <= size * 2 and (alike or method.needs is None)
+        ]
+        return [(cost, one) for cost, one in found if cost <= 1.05 * budget]
 
-    def fitting() -> list[Rehearsal]:
-        return [one for one in prepared.rehearsals if fits(one)]
-
-    if not fitting():
-        found = rehearse_candidates(prepared, budget, size=size, bank=alike, progress=progress)
+    if not any(cost > budget / 2 for cost, _ in fitting()):
+        found = rehearse_candidates(prepared, budget, size=size, alike=alike, progress=progress)
         prepared = dataclasses.replace(prepared, rehearsals=(*prepared.rehearsals, *found))
-    return prepared, min(fitting(), key=lambda rehearsal: rehearsal.misalignment)
+    return prepared, min((one for _, one in fitting()), key=lambda rehearsal: rehearsal.misalignment)
 
 
 def nearest(prepared: Prepared, method: Method, size: int) -> Rehearsal | None:
@@ -173,11 +294,3 @@ def expected_accuracy(probability: np.ndarray) -> Estimate:
     error = 100 * math.sqrt(float(np.sum(probability * (1 - probability)))) / len(probability)
     mean = 100 * float(probability.mean())
     return Estimate(mean, max(0.0, mean - Z * error), min(100.0, mean + Z * error))
-
-
-def unlike_beyond_chance(num_forget: int, num_heldout: int) -> float:
-    """Points of AUC above 50 from which two sets of these sizes count as drawn otherwise: three standard errors of an
-    AUC of equal sets (Hanley & McNeil 1982), and never less than `UNLIKE`.
-    """
-    error = math.sqrt((num_forget + num_heldout + 1) / (12 * num_forget * num_heldout))
-    return max(UNLIKE, 300 * error)

@@ -1,6 +1,7 @@
 """Which recipes are rehearsed for a budget: a small grid that ships; which of them is taken, rehearsals alone say."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 
 from tmu_jax.preparation.prepared import Prepared
 from tmu_jax.preparation.rehearsal import Rehearsal, rehearse
@@ -15,9 +16,17 @@ RATES = (0.05, 0.1)
 SOFT_EPOCHS = (6, 3, 1)
 """The most of these that leave at least one replayed image for each forgotten one."""
 COPIES = 2
+LEARN_FROM = ("rehearsal", "bank")
+"""What a method may learn gold's outputs from."""
+SETTLING = 0.2
+"""Of the budget, for what follows a rewarming."""
+SETTLING_EPOCHS = (4, 2, 1)
+SETTLING_RATE = 0.2
 
 
-def candidates(training: Recipe, num_retained: int, num_forgotten: int, budget: float, bank: bool) -> list[Method]:
+def candidates(
+    training: Recipe, num_retained: int, num_forgotten: int, budget: float, learn_from: Collection[str] = LEARN_FROM
+) -> list[Method]:
     """The recipes that spend a budget, for a request of this size.
 
     Args:
@@ -25,11 +34,11 @@ def candidates(training: Recipe, num_retained: int, num_forgotten: int, budget: 
       num_retained: images of D_r.
       num_forgotten: images of D_f.
       budget: the share of retraining that unlearning may cost.
-      bank: whether there is one; without it only what needs none.
+      learn_from: those of `LEARN_FROM` that there are.
 
     Returns:
-      Methods with their options: `rewarm` and `rewarm_twin` with as large a part of D_r as the budget buys (the latter
-      in one epoch and in two), `soft_twin` with as much replay.
+      Methods with their options: `rewarm`, `rewarm_rehearsed` and `rewarm_twin` with as large a part of D_r as the
+      budget buys (the last in one epoch and in two), `soft_twin` with as much replay.
 
     Raises:
       ValueError: where the budget buys no step.
@@ -48,7 +57,9 @@ def candidates(training: Recipe, num_retained: int, num_forgotten: int, budget: 
     share = min(1.0, images / num_retained / epochs)
     for peak in REWARM_PEAKS:
         found.append(METHODS["rewarm"].configured(None, {"share": share, "epochs": epochs, "peak": peak}))
-    if not bank:
+    if "rehearsal" in learn_from:
+        found += _rehearsed(num_retained, num_forgotten, images, training.batch_size)
+    if "bank" not in learn_from:
         return found
     for epochs in (1, 2):
         part = min(1.0, (images / epochs - COPIES * num_forgotten) / num_retained)
@@ -67,13 +78,33 @@ def candidates(training: Recipe, num_retained: int, num_forgotten: int, budget: 
     return found
 
 
+def _rehearsed(num_retained: int, num_forgotten: int, images: float, batch_size: int) -> list[Method]:
+    """Four fifths of the images for the rewarming, one for the settling, where that is one of each kind at least."""
+    settling, rewarming = SETTLING * images, (1 - SETTLING) * images
+    replays = [(epochs, settling / epochs / num_forgotten - 1) for epochs in SETTLING_EPOCHS]
+    possible = [(epochs, replay) for epochs, replay in replays if replay >= 1]
+    if not possible or settling < batch_size:
+        return []
+    settling_epochs, replay = possible[0]
+    epochs = math.ceil(rewarming / num_retained)
+    options = {
+        "share": rewarming / num_retained / epochs,
+        "epochs": epochs,
+        "replay": min(num_retained / num_forgotten, replay),
+        "settling_epochs": settling_epochs,
+        "rate": SETTLING_RATE,
+    }
+    method = METHODS["rewarm_rehearsed"]
+    return [method.configured(None, {**options, "peak": peak}) for peak in TWIN_PEAKS]
+
+
 def rehearse_candidates(
     prepared: Prepared,
     budget: float,
     *,
     size: int | None = None,
     repeats: int = 1,
-    bank: bool = True,
+    alike: bool = True,
     progress: Callable[[str], Progress] | None = None,
 ) -> list[Rehearsal]:
     """Rehearses every recipe of a budget; the best comes first.
@@ -83,13 +114,14 @@ def rehearse_candidates(
       budget: the share of retraining that unlearning may cost.
       size: images forgotten at once; all held-out ones by default.
       repeats: random subsets of that size.
-      bank: False leaves out what learns from a bank.
+      alike: False leaves out what learns of held-out images how gold answers on forgotten ones.
       progress: makes the progress function of each named part.
     """
     size = len(prepared.heldout) if size is None else size
-    recipe, has_bank = prepared.original.recipe, bank and prepared.bank is not None
+    learn_from = LEARN_FROM if prepared.bank is not None else ("rehearsal",)
+    recipe = prepared.original.training_recipe
+    tried = candidates(recipe, len(prepared.train), size, budget, learn_from if alike else ())
     found = [
-        rehearse(prepared, method, size=size, repeats=repeats, progress=progress, **method.options)
-        for method in candidates(recipe, len(prepared.train), size, budget, has_bank)
+        rehearse(prepared, method, size=size, repeats=repeats, progress=progress, **method.options) for method in tried
     ]
     return sorted(found, key=lambda rehearsal: rehearsal.misalignment)

@@ -1,7 +1,7 @@
 """What is known before any request: models, a bank's answers, a calibration; and what each request makes of it."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -9,18 +9,22 @@ import numpy as np
 import scipy.special
 
 from tmu_jax.data import ForgetProblem, Split
-from tmu_jax.evaluation.metrics import auc
+from tmu_jax.preparation.asking import checked_rows, rows_of_problem
 from tmu_jax.preparation.bank import Bank, BankModel, BankSettings
-from tmu_jax.preparation.calibration import (
-    Calibration,
-    Predicted,
-    bank_features,
-    fit_calibration,
-    shift_to_count,
-)
+from tmu_jax.preparation.calibration import Calibration, Predicted, bank_features, fit_calibration
+from tmu_jax.preparation.predicting import as_prediction
 from tmu_jax.stages import key_for
+from tmu_jax.text import html_table
 from tmu_jax.training import TrainedModel, predict
-from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, measure_features, predict_labels, train_curriculum
+from tmu_jax.twin import (
+    DEFAULT_SETTINGS,
+    TwinPrediction,
+    all_hard,
+    measure_features,
+    predict_labels,
+    train_curriculum,
+)
+from tmu_jax.twin.request import has_twin_problem
 
 if TYPE_CHECKING:
     from tmu_jax.preparation.rehearsal import Rehearsal
@@ -33,7 +37,7 @@ class Prepared:
     Attributes:
       model: the classifier in service: M_o, or what the last request made of it.
       original: M_o, trained on all of D; gold in every rehearsal.
-      twin: M_t, M_o fine-tuned with the held-out images until it knows them; None: no rehearsals.
+      twin: M_t, trained on D and the held-out images, see `prepare`; None: no rehearsals.
       train: D without what was forgotten.
       heldout: images that M_o never saw, rows ascending.
       test: all test images; the held-out ones may be among them.
@@ -41,6 +45,7 @@ class Prepared:
       bank_settings: how the bank was made.
       calibration: of the bank, on the held-out images.
       forgotten: int32[n] each, rows of each request so far.
+      removed: int32[n], rows of the pool that were removed before it was prepared: they are in none of the sets.
       rehearsals: what was rehearsed, for `forget(…, method="auto")`.
       key: of all that is drawn.
       costs: of each part of the preparation, in trainings of M_o.
@@ -58,24 +63,28 @@ class Prepared:
     calibration: Calibration | None
     key: jax.Array
     forgotten: tuple[np.ndarray, ...] = ()
+    removed: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     rehearsals: "tuple[Rehearsal, ...]" = ()
     costs: Mapping[str, float] = dataclasses.field(default_factory=dict)
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
-    def problem(self, indices: Iterable[int]) -> ForgetProblem:
+    def problem(self, request: Sequence[int] | np.ndarray | ForgetProblem) -> ForgetProblem:
         """The request to forget training images, as the methods take it.
 
         Args:
-          indices: rows of the training images, no two equal, of any classes.
+          request: rows of the training images, no two equal, of any classes; or a request for some of them from
+            `tmu_jax.data` or a `tmu_jax.Ledger`, whose held-out images give way to the preparation's.
 
         Returns:
           The problem; D is what earlier requests left of it.
 
         Raises:
           TypeError: indices that are no integers.
-          ValueError: none, repeated, out of range or forgotten already, or nothing would stay.
+          ValueError: none, repeated, out of range or forgotten already, of other images, or nothing would stay.
         """
-        rows = self._checked(indices)
+        asked = request if isinstance(request, ForgetProblem) else None
+        indices = rows_of_problem(request, self.train) if isinstance(request, ForgetProblem) else request
+        rows = checked_rows(indices, self.train, self._all_forgotten(), self.removed)
         retain = np.setdiff1d(self.train.indices, rows).astype(np.int32)
         if not len(retain):
             raise ValueError(f"indices names all {len(rows)} images that are left; at least one must stay")
@@ -94,7 +103,8 @@ class Prepared:
             ratio="all",
             seed=0,
             whole_classes=tuple(np.setdiff1d(classes, pool.labels[retain]).tolist()),
-            notes=(),
+            notes=() if asked is None else asked.notes,
+            request=None if asked is None else asked.request,
         )
 
     def twin_problem(self, rows: np.ndarray) -> ForgetProblem:
@@ -124,8 +134,11 @@ class Prepared:
 
         Args:
           problem: from `problem`.
-          published: take the paper's features where there is a bank too: a curriculum model is trained then.
+          published: take the paper's features where there is a bank too: a curriculum model is trained then. They are
+            measured with this preparation's twin model, which is not M_o fine-tuned as the paper's is.
         """
+        if published and not has_twin_problem(problem):
+            return all_hard(problem)
         if self.bank is None or published:
             if self.twin is None:
                 raise ValueError("the preparation has no twin model, which the published features need")
@@ -137,7 +150,7 @@ class Prepared:
         labels = problem.forget.labels
         answers = self.bank.answers(problem.forget.indices)
         predicted = self.calibration.predict(answers, labels)
-        return self._as_prediction(predicted, bank_features(answers, labels), problem)
+        return as_prediction(self.heldout, self.calibration, predicted, bank_features(answers, labels), problem)
 
     def twin_prediction(self, problem: ForgetProblem) -> TwinPrediction:
         """The same for a rehearsal: each held-out image's numbers are from a fit without it.
@@ -150,22 +163,7 @@ class Prepared:
         place = np.searchsorted(self.heldout.indices, problem.forget.indices)
         predicted = Predicted(*(values[place] for values in self.calibration.heldout))
         features = bank_features(self.bank.answers(problem.forget.indices), problem.forget.labels)
-        return self._as_prediction(predicted, features, problem)
-
-    def likeness(self, problem: ForgetProblem) -> float:
-        """How well D_f and held-out images can be told apart by the bank's features: an AUC, 50 where they are alike.
-
-        The published method assumes that they are drawn alike. Each feature tells them apart in one direction or the
-        other; the one that does so best is returned, in percent, 50 to 100. Without a bank 50.
-        """
-        if self.bank is None:
-            return 50.0
-        sets = [
-            bank_features(self.bank.answers(split.indices), split.labels) for split in (problem.forget, self.heldout)
-        ]
-        forgotten = np.repeat([True, False], [len(sets[0]), len(sets[1])])
-        areas = [auc(_ranks(column), forgotten) for column in np.concatenate(sets).T]
-        return 100 * max(max(area, 1 - area) for area in areas if area is not None)
+        return as_prediction(self.heldout, self.calibration, predicted, features, problem)
 
     def debt(self) -> dict[str, int]:
         """How many forgotten images each model in use was trained on, by the model's name; models without debt too."""
@@ -188,60 +186,10 @@ class Prepared:
 
     def retraining_work(self, problem: ForgetProblem | None = None) -> float:
         """Images that a retraining trains on: the budget of a request is a share of it."""
-        return self.original.recipe.epochs * len(self.train if problem is None else problem.retain)
+        return self.original.training_recipe.epochs * len(self.train if problem is None else problem.retain)
 
     def _all_forgotten(self) -> np.ndarray:
         return np.concatenate([*self.forgotten, np.zeros(0, np.int32)])
-
-    def _as_prediction(self, predicted: Predicted, features: np.ndarray, problem: ForgetProblem) -> TwinPrediction:
-        """Labels and distributions from what is predicted of each image; nothing of a whole class is known to gold."""
-        assert self.calibration is not None
-        labels = problem.forget.labels
-        whole = np.isin(labels, problem.whole_classes)
-        probability = np.where(whole, 0.0, predicted.probability)
-        targets = np.array(predicted.targets)
-        targets[whole, labels[whole]] = 0
-        targets[whole] /= targets[whole].sum(1, keepdims=True)
-        if not whole.all():
-            expected_wrong = round(float(np.sum(1 - probability[~whole])))
-            targets[~whole] = shift_to_count(targets[~whole], labels[~whole], expected_wrong)
-        heldout = problem.heldout.indices[~np.isin(problem.heldout.labels, problem.whole_classes)]
-        if not np.isin(heldout, self.heldout.indices).all():  # Augmented copies are not among ours.
-            heldout = heldout[:0]
-        place = np.searchsorted(self.heldout.indices, heldout)
-        known = self.calibration.heldout.probability[place]
-        return TwinPrediction(
-            probability=probability.astype(np.float32),
-            easy=probability >= 0.5,
-            heldout_probability=known.astype(np.float32),
-            heldout_easy_predicted=known >= 0.5,
-            heldout_easy=self.calibration.heldout_right[place],
-            twin_features=np.zeros((0, features.shape[1]), np.float32),
-            original_features=features.astype(np.float32),
-            eps=0.0,
-            seconds_by_part={},
-            compile_seconds=0.0,
-            notes=problem.notes,
-            targets=targets,
-        )
-
-    def _checked(self, indices: Iterable[int]) -> np.ndarray:
-        rows = np.asarray(list(indices) if not isinstance(indices, np.ndarray) else indices)
-        if rows.size == 0:
-            raise ValueError("indices is empty; name at least one training image")
-        if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
-            raise TypeError(f"indices must be integers [n], rows of the training images; got {rows.dtype}{rows.shape}")
-        values, counts = np.unique(rows, return_counts=True)
-        if (counts > 1).any():
-            raise ValueError(f"indices names {values[counts > 1][0]} twice; name each image once")
-        gone = rows[np.isin(rows, self._all_forgotten())]
-        if len(gone):
-            raise ValueError(f"indices holds {gone[0]}, which an earlier request forgot already")
-        unknown = rows[~np.isin(rows, self.train.indices)]
-        if len(unknown):
-            last = max(self.train.indices.max(), *self._all_forgotten(), 0)
-            raise ValueError(f"indices holds {unknown[0]}, no row that the model was trained on; they lie in 0..{last}")
-        return rows.astype(np.int32)
 
     def __str__(self) -> str:
         """The table of costs: a line for each part, in trainings of M_o and in seconds."""
@@ -250,6 +198,12 @@ class Prepared:
             for name, cost in self.costs.items()
         ]
         return "\n".join([repr(self), *parts])
+
+    def _repr_html_(self) -> str:
+        parts = [
+            (name, f"{cost:.2f} trainings, {self.seconds.get(name, 0.0):.1f} s") for name, cost in self.costs.items()
+        ]
+        return html_table(repr(self), parts)
 
     def __repr__(self) -> str:
         bank = "no bank" if self.bank is None else f"a bank of {len(self.bank)} models"
@@ -264,12 +218,6 @@ def calibrate(bank: Bank, original: TrainedModel, heldout: Split) -> Calibration
     """Fits a bank's calibration on images that M_o never saw."""
     gold = scipy.special.softmax(predict(original, heldout)[0], axis=1)
     return fit_calibration(bank.answers(heldout.indices), heldout.labels, gold)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Values as ranks in 0..1, which an AUC of a score of any range can take."""
-    order = np.unique(values, return_inverse=True)[1]
-    return order / max(1, order.max())
 
 
 def bank_of(models: list[BankModel], settings: BankSettings, num_rows: int, key: jax.Array) -> Bank | None:

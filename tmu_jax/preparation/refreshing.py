@@ -36,8 +36,8 @@ def refresh(prepared: Prepared, budget: float, *, progress: Callable[[str], Prog
     order = sorted((place for place, count in owed.items() if count), key=lambda place: -owed[place])
     if not order:
         raise ValueError("no model of the bank was trained on a forgotten image; there is nothing to refresh")
-    recipe = prepared.bank_settings.recipe(prepared.original.recipe)
-    one = prepared.original.recipe.epochs * (len(prepared.train) + len(gone))
+    recipe = prepared.bank_settings.recipe(prepared.original.training_recipe)
+    one = prepared.original.training_recipe.epochs * (len(prepared.train) + len(gone))
     models = [list(repetition) for repetition in prepared.bank.models]
     spent = 0.0
     for repetition, fold in order:

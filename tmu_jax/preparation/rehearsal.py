@@ -15,10 +15,14 @@ import numpy as np
 
 from tmu_jax.data import Split
 from tmu_jax.evaluation import metrics
+from tmu_jax.preparation.asking import as_method
+from tmu_jax.preparation.foretelling import InRehearsal, InRequest
 from tmu_jax.preparation.prepared import Prepared
 from tmu_jax.stages import VERSIONS, Progress, Stage, compute, given, key_for
 from tmu_jax.training import TrainedModel, predict
-from tmu_jax.unlearning import METHODS, Method
+from tmu_jax.twin import TwinPrediction
+from tmu_jax.unlearning import Method, MethodName
+from tmu_jax.unlearning.method import Foretell
 
 Z = 1.959963984540054
 """Half width of a 95 % interval in standard errors."""
@@ -50,6 +54,8 @@ class Rehearsal:
       test_loss: points of test accuracy below M_o's, on test images that are not held out.
       untouched: agreement, gap and distance of the twin model before it forgot: the floor.
       seconds: run time of the unlearning, of one repeat.
+      answers: float16[u, classes], for a method that learns from its rehearsal: the logits that it learns from, of the
+        first repeat on all held-out images.
     """
 
     method: str
@@ -65,6 +71,7 @@ class Rehearsal:
     test_loss: Estimate
     untouched: dict[str, float]
     seconds: float
+    answers: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         # What was kept as JSON comes back as plain tuples.
@@ -81,7 +88,7 @@ class Rehearsal:
 
 def rehearse(
     prepared: Prepared,
-    method: str | Method,
+    method: MethodName | Method,
     *,
     size: int | None = None,
     repeats: int = 1,
@@ -118,7 +125,7 @@ def rehearse(
             f"method {method.name!r} cannot be rehearsed: it retrains, or learns its labels from the rehearsal"
         )
     if prepared.twin is None:
-        raise ValueError("the preparation has no twin model to rehearse with; prepare with twin_epochs_share")
+        raise ValueError("the preparation has no twin model to rehearse with; it was made with_twin=False")
     key = key_for(prepared.key, "rehearsal") if key is None else key
     before, gold = _ends(prepared, prepared.twin)
     # At the rates of a request, which go by M_o's training and not by the twin model's.
@@ -128,10 +135,16 @@ def rehearse(
         own = key_for(key, f"{method.name} {repeat}")
         drawn = np.sort(np.asarray(jax.random.permutation(key_for(own, "draw"), len(heldout)))[:size])
         problem = prepared.twin_problem(heldout.indices[drawn])
-        prediction = given(prepared.twin_prediction(problem)) if method.needs == "bank" else None
-        left = compute(method.stage(problem, given(twin), own, prediction), progress)
+        foretell = InRehearsal(prepared)
+        needed: TwinPrediction | Foretell | None = None
+        if method.needs == "rehearsal":
+            needed = foretell
+        elif method.needs == "bank":
+            needed = prepared.twin_prediction(problem)
+        stage = method.stage(problem, given(twin), own, None if needed is None else given(needed))
+        left = compute(stage, None if progress is None else lambda part: progress(f"rehearsal of {part}"))
         share = method.work(problem) / prepared.retraining_work(problem)
-        runs.append(_Run(drawn, _Outputs.of(prepared, left), share, left.seconds))
+        runs.append(_Run(drawn, _Outputs.of(prepared, left), share, left.seconds, foretell.answers))
     return _read(prepared, method, size, runs, before, gold)
 
 
@@ -160,11 +173,23 @@ def _ends(prepared: Prepared, twin: TrainedModel) -> tuple[_Outputs, _Outputs]:
     return _known_ends[prepared]
 
 
+def twin_loss(prepared: Prepared) -> Estimate | None:
+    """Points of test accuracy of the twin model below M_o's, with its interval over the images; None without one.
+
+    Where it was trained from scratch by M_o's recipe and lies far from M_o, another recipe trained M_o.
+    """
+    if prepared.twin is None:
+        return None
+    before, gold = _ends(prepared, prepared.twin)
+    return _estimate([_losses(gold, before)])
+
+
 class _Run(NamedTuple):
     drawn: np.ndarray
     left: _Outputs
     share: float
     seconds: float
+    answers: np.ndarray | None
 
 
 def _read(
@@ -178,7 +203,7 @@ def _read(
     agrees = [100.0 * (right == golds) for right, golds in zip(rights, of_gold, strict=True)]
     distances = [metrics.activation_distances(run.left.heldout[run.drawn], gold.heldout[run.drawn]) for run in runs]
     excess = [100.0 * (right.astype(float) - golds) for right, golds in zip(rights, of_gold, strict=True)]
-    losses = [100.0 * (gold.test_right.astype(float) - run.left.test_right) for run in runs]
+    losses = [_losses(gold, run.left) for run in runs]
     signed = _estimate(excess)  # Images right and wrong cancel as they do in a gap; its ends are the gap's.
     gap = Estimate(
         float(np.mean([abs(part.mean()) for part in excess])),
@@ -192,24 +217,35 @@ def _read(
         size=size,
         repeats=len(runs),
         share=runs[0].share,
-        forget_accuracy=_estimate([100.0 * right for right in rights]),
+        forget_accuracy=_percentage([100.0 * right for right in rights]),
         gold_accuracy=100.0 * float(np.mean(np.concatenate(of_gold))),
         gap=gap,
-        agreement=_estimate(agrees),
+        agreement=_percentage(agrees),
         distance=_estimate(distances),
-        test_loss=_estimate(losses) if len(gold.test_right) else Estimate(0.0, 0.0, 0.0),
+        test_loss=_estimate(losses),
         untouched={
             "agreement": metrics.agreement(known[everywhere], gold_right[everywhere]),
             "gap": 100.0 * abs(float(np.mean(known[everywhere])) - float(np.mean(gold_right[everywhere]))),
             "distance": metrics.activation_distance(before.heldout[everywhere], gold.heldout[everywhere]),
         },
         seconds=float(np.mean([run.seconds for run in runs])),
+        answers=runs[0].answers,
     )
 
 
+def _losses(gold: _Outputs, left: _Outputs) -> np.ndarray:
+    """What each test image that is not held out loses, -100, 0 or 100 points: float64[m]."""
+    return 100.0 * (gold.test_right.astype(np.float64) - left.test_right)
+
+
 def _estimate(parts: Sequence[np.ndarray]) -> Estimate:
-    """The mean over all images of all repeats, and its interval: over images, or over repeats where it is wider."""
+    """The mean over all images of all repeats, and its interval: over images, or over repeats where it is wider.
+
+    Of no images it is 0.
+    """
     values = np.concatenate(parts).astype(np.float64)
+    if not len(values):
+        return Estimate(0.0, 0.0, 0.0)
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     if len(parts) > 1:
         means = np.array([part.mean() for part in parts])
@@ -241,14 +277,19 @@ def rehearsal_stage(prepared: Stage, method: Method, size: int, repeats: int = 1
     )
 
 
-def as_method(method: str | Method) -> Method:
-    """A method by its name.
+def _percentage(parts: Sequence[np.ndarray]) -> Estimate:
+    """The same of shares in percent, whose interval ends where they do."""
+    found = _estimate(parts)
+    return Estimate(found.value, max(0.0, found.low), min(100.0, found.high))
 
-    Raises:
-      ValueError: for a name that is none.
-    """
-    if isinstance(method, str):
-        if method not in METHODS:
-            raise ValueError(f"method={method!r} is unknown; choose one of {sorted(METHODS)} or give a Method")
-        return METHODS[method]
-    return method
+
+def foretelling_stage(prepared: Stage, rehearsal: Stage) -> Stage:
+    """What a method learns from its rehearsal; the value is an `InRequest`, and is not kept: it takes seconds."""
+
+    def make(prepared: Prepared, rehearsal: Rehearsal, progress: Progress) -> InRequest:
+        seconds = {name.replace(" ", "_"): seconds for name, seconds in prepared.seconds.items()}
+        return InRequest(prepared, rehearsal.answers, {**seconds, "rehearsal": rehearsal.repeats * rehearsal.seconds})
+
+    parents = {"prepared": prepared, "rehearsal": rehearsal}
+    version = VERSIONS["foretelling"]
+    return Stage("foretelling", "what the rehearsal taught", make, InRequest, version, parents, is_kept=False)

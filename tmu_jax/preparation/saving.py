@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -14,7 +13,7 @@ from tmu_jax.preparation.prepared import Prepared, bank_of, calibrate
 from tmu_jax.preparation.rehearsal import Rehearsal
 from tmu_jax.stages import stage_hash
 from tmu_jax.store import Saved, StageStore
-from tmu_jax.training import TrainedModel
+from tmu_jax.training import ModuleLike, TrainedModel
 from tmu_jax.training.packing import pack, unpack_model, unpack_plain
 
 _NAME = "preparation"
@@ -36,9 +35,12 @@ def save_prepared(prepared: Prepared, folder: pathlib.Path | str) -> None:
     models = [] if prepared.bank is None else [model for of_one in prepared.bank.models for model in of_one]
     parts |= {f"bank_{i}": pack(model) for i, model in enumerate(models)}
     rows = {name: getattr(prepared, name).indices for name in ("train", "heldout", "test")}
+    rows["removed"] = prepared.removed
     rows |= {f"forgotten_{i}": gone for i, gone in enumerate(prepared.forgotten)}
     arrays: dict[str, Any] = {name: part.arrays for name, part in parts.items()}
     arrays |= {"rows": rows, "key": np.asarray(jax.random.key_data(prepared.key))}
+    learnt = {f"rehearsal_{i}": one.answers for i, one in enumerate(prepared.rehearsals) if one.answers is not None}
+    arrays |= {"answers": learnt} if learnt else {}
     metadata = {
         "parts": {name: part.metadata for name, part in parts.items()},
         "key_impl": str(jax.random.key_impl(prepared.key)),
@@ -46,14 +48,14 @@ def save_prepared(prepared: Prepared, folder: pathlib.Path | str) -> None:
         "num_bank": len(models),
         "num_forgotten": len(prepared.forgotten),
         "bank_settings": dataclasses.asdict(prepared.bank_settings),
-        "rehearsals": [dataclasses.asdict(one) for one in prepared.rehearsals],
+        "rehearsals": [dataclasses.asdict(dataclasses.replace(one, answers=None)) for one in prepared.rehearsals],
         "costs": dict(prepared.costs),
         "seconds": dict(prepared.seconds),
     }
     StageStore(folder).save(_NAME, Saved(arrays, metadata))
 
 
-def load_prepared(folder: pathlib.Path | str, data: Dataset, module: nn.Module) -> Prepared:
+def load_prepared(folder: pathlib.Path | str, data: Dataset, module: ModuleLike) -> Prepared:
     """Reads what `save_prepared` wrote.
 
     Args:
@@ -88,6 +90,7 @@ def load_prepared(folder: pathlib.Path | str, data: Dataset, module: nn.Module) 
     read = {name: unpack_model(part(name), module) for name in _MODELS if name in parts}
     models = [unpack_plain(BankModel, part(f"bank_{i}")) for i in range(saved.metadata["num_bank"])]
     settings = BankSettings(**saved.metadata["bank_settings"])
+    learnt = saved.arrays.get("answers", {})
     key = jax.random.wrap_key_data(saved.arrays["key"], impl=saved.metadata["key_impl"])
     bank = bank_of(models, settings, len(data.pool), key)
     return Prepared(
@@ -100,7 +103,11 @@ def load_prepared(folder: pathlib.Path | str, data: Dataset, module: nn.Module) 
         calibration=None if bank is None else calibrate(bank, read["original"], splits["heldout"]),
         key=key,
         forgotten=tuple(rows[f"forgotten_{i}"] for i in range(saved.metadata["num_forgotten"])),
-        rehearsals=tuple(Rehearsal(**one) for one in saved.metadata["rehearsals"]),
+        removed=rows["removed"],
+        rehearsals=tuple(
+            Rehearsal(**{**one, "answers": learnt.get(f"rehearsal_{i}")})
+            for i, one in enumerate(saved.metadata["rehearsals"])
+        ),
         costs=saved.metadata["costs"],
         seconds=saved.metadata["seconds"],
     )
