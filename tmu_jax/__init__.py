@@ -5,27 +5,34 @@ References:
 """
 
 from tmu_jax import data, models
+from tmu_jax.auditing import Audit, Verification, audit, verify
 from tmu_jax.cache import use_compilation_cache
 from tmu_jax.evaluation import Evaluation, evaluate
 from tmu_jax.preparation import (
+    Findings,
     Forgotten,
     Prepared,
     Rehearsal,
     forget,
     load_prepared,
+    look,
     prepare,
     refresh,
     rehearse,
     save_prepared,
 )
-from tmu_jax.training import Recipe, Stream, TrainedModel, predict, train
+from tmu_jax.requests import Copies, Ledger, find_copies
+from tmu_jax.resuming import resumable
+from tmu_jax.training import Check, Recipe, Stream, TrainedModel, check, predict, train, wrap
 from tmu_jax.twin import TwinPrediction, TwinSettings, predict_generalization
 from tmu_jax.unlearning import (
     METHODS,
     Method,
+    MethodName,
     Relabelling,
     UnlearnedModel,
     equal_weights,
+    load,
     true_targets,
     unlearn,
     wrong_targets,
@@ -35,9 +42,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
+    "Audit",
+    "Check",
+    "Copies",
     "Evaluation",
+    "Findings",
     "Forgotten",
+    "Ledger",
     "Method",
+    "MethodName",
     "Prepared",
     "Recipe",
     "Rehearsal",
@@ -47,21 +60,30 @@ __all__ = [
     "TwinPrediction",
     "TwinSettings",
     "UnlearnedModel",
+    "Verification",
+    "audit",
+    "check",
     "data",
     "equal_weights",
     "evaluate",
+    "find_copies",
     "forget",
+    "load",
     "load_prepared",
+    "look",
     "models",
     "predict",
     "predict_generalization",
     "prepare",
     "refresh",
     "rehearse",
+    "resumable",
     "save_prepared",
     "train",
     "true_targets",
     "unlearn",
     "use_compilation_cache",
+    "verify",
+    "wrap",
     "wrong_targets",
 ]
