@@ -14,6 +14,7 @@ from benchmarks.cases import Case
 from benchmarks.inputs import NUM_CLASSES, REQUEST_RECIPE
 from tmu_jax import models, training
 from tmu_jax.data.types import ForgetProblem, Pool, Split
+from tmu_jax.models import Architecture
 from tmu_jax.training import STEPS_PER_CALL, Normalization, Recipe, TrainedModel, TrainState
 from tmu_jax.training.loop import pad_steps
 from tmu_jax.twin import features, predictor
@@ -32,7 +33,7 @@ class Kernel(Protocol):
         """Seconds of `count` units of work, synchronised with the device."""
 
 
-def classifier(arch: str) -> Any:
+def classifier(arch: Architecture) -> Any:
     """The module of an architecture, in float32."""
     return models.create(arch, NUM_CLASSES, dtype=jnp.float32)
 
@@ -42,7 +43,7 @@ def variables_of(arrays: Arrays) -> dict[str, Any]:
     return {name: jax.tree.map(jnp.array, branch) for name, branch in tree.items() if branch}
 
 
-def _model(arch: str, arrays: Arrays) -> TrainedModel:
+def _model(arch: Architecture, arrays: Arrays) -> TrainedModel:
     return TrainedModel(classifier(arch), variables_of(arrays), _normalization(arrays), REQUEST_RECIPE)
 
 
@@ -64,8 +65,8 @@ class Train:
         variables = variables_of(arrays)
         optimizer = training.make_optimizer(settings["optimizer"], settings["weight_decay"])
         opt_state = optimizer.init(variables["params"])
-        step = jnp.zeros((), jnp.int32)
-        self._state = TrainState(variables["params"], variables.get("batch_stats", {}), opt_state, step)
+        others = {name: collection for name, collection in variables.items() if name != "params"}
+        self._state = TrainState(variables["params"], others, opt_state, jnp.zeros((), jnp.int32))
         self._fixed: list[Any] = [jnp.asarray(arrays[name]) for name in ("images", "targets")]
         self._fixed += [jnp.ones(len(arrays["images"]), jnp.float32), _normalization(arrays)]
         self._rows, self._settings, self._cursor = arrays["rows"], settings, 0
@@ -180,7 +181,8 @@ class Request:
 
     def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
         pool = Pool(arrays["images"], arrays["labels"], NUM_CLASSES)
-        splits = {name: Split(pool, arrays[name]) for name in ("train", "forget", "retain", "heldout", "test")}
+        names = ("train", "forget", "retain", "heldout", "test")
+        splits: dict[str, Any] = {name: Split(pool, arrays[name]) for name in names}
         self._problem = ForgetProblem(
             pool, **splits, target_classes=tuple(range(NUM_CLASSES)), heldout_source="test", ratio="dataset", seed=0,
             whole_classes=(), notes=(),

@@ -22,6 +22,8 @@ from experiments import ablation, cifar10, cifar100, forget_size, requests, vari
 from experiments.protocol import command
 from experiments.protocol.experiment import Experiment, choose
 from experiments.protocol.forecast import Forecast, forecast
+from tmu_jax.command.saying import stop_saying
+from tmu_jax.resuming import stop_on_terminate
 
 EXPERIMENTS: dict[str, tuple[Experiment, Any]] = {
     module.EXPERIMENT.name: (module.EXPERIMENT, module.Options)
@@ -114,21 +116,24 @@ def arguments_of(prepared: command.Prepared) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     console = Console()
-    options = tyro.cli(Options, args=None if arguments is None else list(arguments), prog="python -m experiments.all")
-    tmu_jax.use_compilation_cache()
+    stop_on_terminate()
     start = time.perf_counter()
     try:
+        given = None if arguments is None else list(arguments)
+        options = tyro.cli(Options, args=given, prog="python -m experiments.all")
+        tmu_jax.use_compilation_cache()
         runs = series(options)
         plan = forecast(runs, lambda text: console.print(text, highlight=False))
         print_plan(plan, console)
         for prepared in [] if options.plan_only else runs:
             console.rule(prepared.experiment.name)
             command.execute(prepared, arguments_of(prepared), console)
+    except BrokenPipeError:
+        return stop_saying()
     except command.ERRORS as error:
         return command.complain(error)
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command continues with the stage that was at work")
-        return 130
+    except KeyboardInterrupt as stop:
+        return command.interrupted(stop, console)
     if not options.plan_only:
         console.print(f"all done in {(time.perf_counter() - start) / 60:.1f} minutes", highlight=False)
         for prepared in runs:

@@ -5,7 +5,7 @@ with the size. It does not name its class; ours is the first (`--classes` takes 
 
 Not yet run at full size (`python -m experiments.forget_size --preset paper`), nor on CIFAR-10. The small version ran
 on synthetic images of an earlier and easier kind, where beside the original and the second gold models all took 3.5
-minutes on two CPU cores (`results/forget_size-quick-cpu`):
+minutes on two CPU cores (records in the history alone):
 
     python -m experiments.forget_size --preset quick --arch small_resnet --seeds 0
 

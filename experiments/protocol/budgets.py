@@ -15,11 +15,13 @@ from experiments.protocol.requests import Request
 from experiments.protocol.settings import Settings
 from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.preparation import Prepared, Rehearsal, candidates
+from tmu_jax.preparation.foretelling import InRequest
 from tmu_jax.preparation.rehearsal import rehearsal_stage
-from tmu_jax.stages import Progress, Stage, key_for
+from tmu_jax.stages import VERSIONS, Progress, Stage, key_for
 from tmu_jax.training import TrainedModel
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning import METHODS, Method, UnlearnedModel
+from tmu_jax.unlearning.method import Foretell
 
 
 class BudgetGraph(Graph):
@@ -43,7 +45,7 @@ class BudgetGraph(Graph):
         assert settings.budget is not None
         count = settings.in_turn or 1
         size = min(-(-len(problem.forget) // count), len(problem.heldout))
-        methods = candidates(settings.recipe, len(problem.retain), size, settings.budget / count, bank=True)
+        methods = candidates(settings.recipe, len(problem.retain), size, settings.budget / count)
         repeats = 1 if size == len(problem.heldout) or count == 1 else 3
         return [(method, rehearsal_stage(self.rehearsing, method, size, repeats)) for method in methods]
 
@@ -72,12 +74,21 @@ class BudgetGraph(Graph):
         parents = {"original": original, **rehearsals}
         if method.needs == "bank":
             parents["labels"] = self.prediction_of(problem)
+        elif method.needs == "rehearsal":
+            parents["prepared"] = self.rehearsing
         key = key_for(self.unlearning_key, f"method {method.name}" + (f" {number}" if self.settings.in_turn else ""))
 
         def make(
-            original: TrainedModel, progress: Progress, labels: TwinPrediction | None = None, **tried: Rehearsal
+            original: TrainedModel,
+            progress: Progress,
+            labels: TwinPrediction | Foretell | None = None,
+            prepared: Prepared | None = None,
+            **tried: Rehearsal,
         ) -> UnlearnedModel:
-            best = method.configured(None, best_of(tuple(tried.values())).options)
+            rehearsal = best_of(tuple(tried.values()))
+            best = method.configured(None, rehearsal.options)
+            if prepared is not None:
+                labels = InRequest(prepared, rehearsal.answers)
             model = best.apply(problem, original, key, labels, progress)
             notes = (*model.notes, described(best))
             if not self.settings.in_turn:
@@ -101,6 +112,7 @@ class BudgetGraph(Graph):
                 "train": problem.train.indices,
                 "forget": problem.forget.indices,
                 "budget": self.settings.budget,
+                **({"foretelling": VERSIONS["foretelling"]} if method.needs == "rehearsal" else {}),
             },
             work=(self.settings.budget or 0) * self.settings.recipe.epochs * len(problem.retain),
         )
@@ -121,12 +133,18 @@ def best_of(rehearsals: Sequence[Rehearsal]) -> Rehearsal:
     return min(rehearsals, key=lambda rehearsal: rehearsal.misalignment)
 
 
-def estimates(best: Rehearsal, every: Sequence[Rehearsal], share: float, prepared: Prepared) -> dict[str, Any]:
-    """What a record says of the preparation and the rehearsal behind it: costs, what was promised, what was tried."""
+def estimates(
+    best: Rehearsal, every: Sequence[Rehearsal], share: float, prepared: Prepared, forgotten: np.ndarray
+) -> dict[str, Any]:
+    """What a record says of the preparation and the rehearsal behind it.
+
+    Costs, what was promised, what was tried, and how many of the forgotten rows int32[n] each model was trained on.
+    """
     promised = {name: getattr(best, name) for name in ("agreement", "gap", "distance", "forget_accuracy", "test_loss")}
     return {
         "work_share": share,
         "preparation": {**prepared.costs, "rehearsals": sum(one.share * one.repeats for one in every)},
+        "debt": prepared.after(forgotten, prepared.model).debt(),
         **{f"rehearsed_{name}": estimate.value for name, estimate in promised.items()},
         **{f"rehearsed_{name}_interval": [estimate.low, estimate.high] for name, estimate in promised.items()},
         "rehearsed_untouched": best.untouched,

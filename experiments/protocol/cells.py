@@ -92,6 +92,7 @@ class Cells:
         outputs = self._outputs(stage, model)
         records = self._entries.of_method(name, model, outputs, gold_outputs, gold)
         records[-1] |= self._estimates(name)
+        records = self._with_makers(records, stage)
         samples = self._entries.samples(name, outputs, gold_outputs, model.prediction)
         features = []
         of_paper = model.prediction is not None and model.prediction.targets is None
@@ -106,11 +107,13 @@ class Cells:
         tried = [self._stages.kept(stage) for stage in self._graph.rehearsals(name)]
         best = best_of(tried)
         share = self._graph.share(METHODS[name].configured(None, best.options))
-        return estimates(best, tried, share, self._stages.kept(self._graph.rehearsing))
+        prepared = self._stages.kept(self._graph.rehearsing)
+        return estimates(best, tried, share, prepared, self._request.problem.forget.indices)
 
     def _labels(self, name: str, gold_outputs: evaluation.Outputs) -> Found:
         prediction = self._stages.kept(self._graph.labels(name))
         records = self._entries.of_prediction(name, prediction, gold_outputs)
+        records = self._with_makers(records, self._graph.labels(name))
         return Found(records, [], [self._entries.samples(name, None, gold_outputs, prediction)])
 
     def _floors(self, original: TrainedModel, gold_outputs: evaluation.Outputs) -> Found:
@@ -121,7 +124,13 @@ class Cells:
             # The floors are compared with gold, and so need its answers even where "retrain" is no method of the run.
             self._entries.samples("retrain", gold_outputs, gold_outputs, None),
         ]
-        return Found(self._entries.of_floors(gold_outputs, original_outputs, second_outputs), [], samples)
+        records = self._entries.of_floors(gold_outputs, original_outputs, second_outputs)
+        return Found(self._with_makers(records, self._graph.original, self._graph.second_gold), [], samples)
+
+    def _with_makers(self, records: list[Record], *stages: Stage) -> list[Record]:
+        """The records, with what another machine or commit made of the stages and of gold, which they rest on."""
+        elsewhere = self._stages.made_elsewhere(*stages, self._graph.gold)
+        return [{**record, "made_elsewhere": elsewhere} for record in records] if elsewhere else records
 
     def _outputs(self, stage: Stage, model: TrainedModel) -> evaluation.Outputs:
         """A model's outputs on the sets of the problem; those of original and gold models are kept."""

@@ -1,6 +1,7 @@
 """The command line of an experiment: its checks, its first lines, its run and its report."""
 
 import dataclasses
+import math
 import pathlib
 import pickle
 import shlex
@@ -14,12 +15,14 @@ from rich.console import Console
 import tmu_jax
 from experiments.protocol import run as runner
 from experiments.protocol.experiment import Experiment, choose, settings_of, shortfalls
-from experiments.protocol.records import with_run
+from experiments.protocol.records import locked, with_run
 from experiments.protocol.requests import check_methods
 from experiments.protocol.settings import Settings
 from experiments.report import write as report
 from experiments.report.formats import plain
+from tmu_jax.command.saying import stop_saying
 from tmu_jax.data import Dataset
+from tmu_jax.resuming import Terminated, stop_on_terminate
 
 ERRORS = (ValueError, TypeError, OSError, ImportError, pickle.UnpicklingError, FloatingPointError)
 """What a caller's values or files may raise: said in one line."""
@@ -73,6 +76,8 @@ def prepare(experiment: Experiment, options: Any) -> Prepared:
     """
     if hasattr(options, "methods"):
         check_methods(options.methods)
+    if not 0 <= options.save_minutes < math.inf:
+        raise ValueError(f"save_minutes={options.save_minutes} must be minutes, 0 or more")
     chosen, why = choose(experiment, options)
     left_out: list[str] = []
     if chosen.dataset == "synthetic":
@@ -141,9 +146,13 @@ def execute(prepared: Prepared, arguments: Sequence[str], console: Console) -> N
     announce(prepared, console)
     output = prepared.output
     config = prepared.config(arguments)
-    runner.run(prepared.arms, prepared.data, output, config, console, prepared.stages)
-    body = (prepared.experiment.body or report.standard)(output)
-    report.write_report(output, body)
+    options = prepared.options
+    runner.run(
+        prepared.arms, prepared.data, output, config, console, prepared.stages, options.wait, 60 * options.save_minutes
+    )
+    with locked(output):
+        body = (prepared.experiment.body or report.standard)(output)
+        report.write_report(output, body)
     report.print_table(output, console, body)
 
 
@@ -151,17 +160,26 @@ def main(experiment: Experiment, kind: type, arguments: Sequence[str] | None = N
     """The command line of an experiment; returns the exit status."""
     console = Console()
     arguments = sys.argv[1:] if arguments is None else arguments
-    options: Any = tyro.cli(kind, args=list(arguments), prog=f"python -m experiments.{experiment.name}")
-    tmu_jax.use_compilation_cache()
+    options: Any = None
+    stop_on_terminate()
     try:
+        options = tyro.cli(kind, args=list(arguments), prog=f"python -m experiments.{experiment.name}")
+        tmu_jax.use_compilation_cache()
         execute(prepare(experiment, options), arguments, console)
+    except BrokenPipeError:
+        return stop_saying()
     except ERRORS as error:
         missing = isinstance(error, FileNotFoundError) and not getattr(options, "download", False)
         return complain(error, f" (on this command line: {experiment.provide})" if missing else "")
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command continues with the stage that was at work")
-        return 130
+    except KeyboardInterrupt as stop:
+        return interrupted(stop, console)
     return 0
+
+
+def interrupted(stop: KeyboardInterrupt, console: Console) -> int:
+    """Says how it goes on; returns the exit status."""
+    console.print("stopped; the same command goes on with the step that was at work")
+    return 0 if isinstance(stop, Terminated) else 130
 
 
 def complain(error: BaseException, hint: str = "") -> int:

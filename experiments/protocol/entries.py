@@ -124,7 +124,7 @@ class Entries:
         for side, (features, easy, labels) in sides.items():
             for c in np.unique(labels):
                 chosen = labels == c
-                columns = {
+                columns: dict[str, Any] = {
                     column: np.round(features[chosen, i].astype(float), 5).tolist()
                     for i, column in enumerate(twin.FEATURES)
                 }
@@ -161,8 +161,9 @@ class Entries:
 
     def _targets(self) -> list[tuple[int | str, int | None]]:
         """Each row's `target_class` and the class to restrict to; a combined request has a pooled row as well."""
-        targets: list[tuple[int | str, int | None]] = [(c, c) for c in self._request.problem.target_classes]
-        return targets + ([("all", None)] if self._settings.requests == "combined" else [])
+        is_combined = self._settings.requests == "combined"
+        classes = self._request.problem.target_classes if self._settings.by_class or not is_combined else ()
+        return [*((c, c) for c in classes), *([("all", None)] if is_combined else [])]
 
     def _quality(
         self, prediction: twin.TwinPrediction, gold_outputs: evaluation.Outputs, only_class: int | None

@@ -30,8 +30,18 @@ def device() -> str:
     """The device that computes, in words."""
     first = jax.devices()[0]
     if first.platform == "cpu":
-        return f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
+        return f"cpu ({platform.machine()}, {_cores()} cores)"
     return f"{first.device_kind} ({len(jax.devices())} of them)" if len(jax.devices()) > 1 else str(first.device_kind)
+
+
+def _cores() -> int | None:
+    """Those that this process may use; of the machine where the system does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def made_by() -> dict[str, str | None]:
+    """What makes a stage now: device, commit, and a version each."""
+    return {"device": device(), "git_revision": git_revision(), **versions()}
 
 
 def git_revision() -> str | None:

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -61,13 +61,16 @@ class Experiment:
     body: Callable[[pathlib.Path], Body] | None = None
 
 
-def cifar(name: str) -> Source:
-    """CIFAR-10 or CIFAR-100."""
+def cifar(*names: Literal["cifar10", "cifar100"]) -> Source:
+    """CIFAR-10 or CIFAR-100: of several names the one that the options give, else the first."""
+
+    def chosen(options: Any) -> Literal["cifar10", "cifar100"]:
+        return next((name for name in names if name == options.dataset), names[0])
 
     def load(options: Any) -> tuple[Dataset, list[str]]:
-        return tmu_jax.data.load(name, data_dir=options.data_dir, download=options.download), []
+        return tmu_jax.data.load(chosen(options), data_dir=options.data_dir, download=options.download), []
 
-    return Source(load, lambda options: tmu_jax.data.locate(name, options.data_dir))
+    return Source(load, lambda options: tmu_jax.data.locate(chosen(options), options.data_dir))
 
 
 def choose(experiment: Experiment, options: Any) -> tuple[Any, list[str]]:

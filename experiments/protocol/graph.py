@@ -16,13 +16,15 @@ from experiments.protocol.settings import Settings
 from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.evaluation import Outputs
 from tmu_jax.preparation.building import prediction_from_bank, preparation_stage
+from tmu_jax.preparation.rehearsal import foretelling_stage, rehearsal_stage
 from tmu_jax.stages import PASS_WORK, VERSIONS, Stage, key_for, stage_hash
 from tmu_jax.training import Recipe, TrainedModel
+from tmu_jax.training.packing import pack_recipe
 from tmu_jax.twin import prediction_stage
 from tmu_jax.unlearning import METHODS, Method
 
 _PARTS = {"twin_model": "twin_model", "curriculum": "curriculum", "features": "features", "prediction": "predictor"}
-_PARTS |= {"bank_prediction": "bank"}
+_PARTS |= {"bank": "bank", "rehearsal": "rehearsal"}
 """Parts of a method's seconds by the kind of stage that they are spent on."""
 
 
@@ -63,7 +65,7 @@ class Graph:
     @functools.cached_property
     def prepared(self) -> Stage:
         """What no request changes, without a twin model: a bank, calibrated on this request's held-out images."""
-        return self._prepared(twin_epochs_share=None)
+        return self._prepared(with_twin=False)
 
     @functools.cached_property
     def rehearsing(self) -> Stage:
@@ -113,8 +115,12 @@ class Graph:
         return method.stage(self.request.problem, self.original, self.unlearning_key, labels)
 
     def labels(self, name: str) -> Stage:
-        """What a method learns of the forgotten images: the published labels, or the bank's."""
-        return self.prediction_of(self.request.problem) if METHODS[name].needs == "bank" else self.prediction
+        """What a method learns of the forgotten images: the published labels, the bank's, or a rehearsal's."""
+        method = METHODS[name]
+        if method.needs == "rehearsal":
+            size = len(self.request.problem.heldout)
+            return foretelling_stage(self.rehearsing, rehearsal_stage(self.rehearsing, method, size))
+        return self.prediction_of(self.request.problem) if method.needs == "bank" else self.prediction
 
     def shown(self, name: str) -> dict[str, Stage]:
         """What the records of a method, or of `FLOORS`, show, by the records' `method`: a model or the labels alone."""
@@ -137,7 +143,7 @@ class Graph:
 
     def stops_at_labels(self, name: str) -> bool:
         """Whether this arm wants a method's generalization labels alone."""
-        return not self.settings.unlearn and METHODS[name].needs is not None
+        return not self.settings.unlearn and METHODS[name].needs in ("prediction", "bank")
 
     def stages(self, todo: Sequence[str]) -> list[Stage]:
         """Every stage that the methods of a request need, parents first, each once.
@@ -174,7 +180,7 @@ class Graph:
                 "data": self.settings.data_fingerprint,
                 "arch": self.settings.arch,
                 "dtype": str(jnp.dtype(getattr(self.module, "dtype", jnp.float32))),
-                "recipe": dataclasses.asdict(recipe),
+                "recipe": pack_recipe(recipe),
                 "rows": split.indices,
                 "key": key,
             },

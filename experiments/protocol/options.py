@@ -2,22 +2,11 @@
 
 import dataclasses
 import pathlib
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-DEFAULT_METHODS = (
-    "original",
-    "retrain",
-    "finetune",
-    "negative_gradient",
-    "random_labeling",
-    "bad_teacher",
-    "twin",
-    "twin_negative_gradient",
-    "bank_labels",
-    "rewarm",
-    "soft_twin",
-    "rewarm_twin",
-)
+from tmu_jax.unlearning import MethodName
+
+DEFAULT_METHODS: tuple[str, ...] = get_args(MethodName)
 
 QUICK: dict[str, Any] = {
     "arch": "small_resnet",
@@ -109,6 +98,11 @@ class RunOptions:
     """Folder for records and report. Default: runs/EXPERIMENT-PRESET."""
     stages: pathlib.Path | None = None
     """Folder for checkpoints, which experiments may share. Default: runs/stages, or OUTPUT/stages with --output."""
+    save_minutes: float = 5.0
+    """Minutes after which a training that is at work is saved, so that a killed run goes on from there."""
+    wait: bool = False
+    """Wait for another run that is at work in the same output folder. Without it both work, and each finds what the
+    other has done."""
 
 
 @dataclasses.dataclass(frozen=True)

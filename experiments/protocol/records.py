@@ -1,5 +1,6 @@
 """The records of a run: one for each request, class, seed and method, written so that nothing is lost."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from experiments.protocol.graph import Graph
 from experiments.protocol.requests import FLOORS
 from experiments.report.files import read_config, read_features, read_records, read_samples
 from experiments.report.samples import cell_of, disagreements
+from tmu_jax.store import lock_file
 
 Record = dict[str, Any]
 
@@ -37,6 +39,10 @@ class RecordTable:
         self._output, self._say = output, say
         self._runs = with_run(config, output)["runs"]
         self.run = list(self._runs)[-1]
+        self._read()
+
+    def _read(self) -> None:
+        output = self._output
         self.records: list[Record] = read_records(output) if (output / "results.jsonl").exists() else []
         self._features, self._samples = read_features(output), read_samples(output)
         self._done = self._complete()
@@ -60,11 +66,16 @@ class RecordTable:
     def add(self, records: Sequence[Record], features: Sequence[Record], samples: Sequence[Record]) -> None:
         """Puts entries in the place of those of the same cells, all three kinds, and writes the files anew.
 
-        Records stand last on disk: a cell that has its records has its samples and features.
+        Records stand last on disk: a cell that has its records has its samples and features. What another run has
+        added to the folder meanwhile stays.
         """
         # What was not measured is not there.
         known = [{key: value for key, value in record.items() if value is not None} for record in records]
-        named = [{**record, "run": self.run} for record in known]
+        with locked(self._output):
+            self._read()
+            self._add([{**record, "run": self.run} for record in known], features, samples)
+
+    def _add(self, named: list[Record], features: Sequence[Record], samples: Sequence[Record]) -> None:
         before, now = _stages_shown(self.records), _stages_shown(named)
         self.records = _replaced(self.records, named, lambda entry: (cell_of(entry), entry["method"]))
         self._samples = _replaced(self._samples, samples, lambda entry: (cell_of(entry), entry["method"]))
@@ -85,6 +96,11 @@ class RecordTable:
         wrong = {(cell_of(record), record["method"]) for record, *_ in disagreements(self.records, self._samples)}
         answered = {(cell_of(entry), entry["method"]) for entry in self._samples}
         return {(cell_of(record), record["method"]) for record in self.records} & answered - wrong
+
+
+def locked(output: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Keeps other runs from writing in an output folder, for a moment."""
+    return lock_file(output / ".lock", lambda: None)
 
 
 def with_run(config: Mapping[str, Any], output: pathlib.Path) -> dict[str, Any]:

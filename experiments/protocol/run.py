@@ -5,11 +5,14 @@ which says what made it, and checked; so a run that is started again continues w
 they have in common.
 """
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import filelock
 from rich.console import Console
 
 import tmu_jax
@@ -17,11 +20,13 @@ from experiments.protocol import environment
 from experiments.protocol.budgets import graph_of
 from experiments.protocol.cells import Cells
 from experiments.protocol.progress import Display
-from experiments.protocol.records import Record, RecordTable, with_run, write_whole
+from experiments.protocol.records import Record, RecordTable, locked, with_run, write_whole
 from experiments.protocol.requests import Request, check_methods, make_requests
 from experiments.protocol.settings import Settings, check_output, read_arms
+from experiments.report.files import read_config
 from tmu_jax import evaluation
 from tmu_jax.data import Dataset
+from tmu_jax.resuming import EVERY
 from tmu_jax.store import StageStore
 
 
@@ -32,6 +37,8 @@ def run(
     config: Mapping[str, Any],
     console: Console,
     stages: pathlib.Path | None = None,
+    wait: bool = False,
+    save_every: float = EVERY,
 ) -> list[Record]:
     """Computes every cell of a run that the folder does not hold yet.
 
@@ -42,6 +49,8 @@ def run(
       config: what config.json says beside the settings (command, versions, device, shortfalls, …).
       console: where progress is shown.
       stages: the folder of checkpoints, which several runs may share; `output`/stages where None.
+      wait: for another run that is at work in the folder; else both work, and find what the other has done.
+      save_every: seconds after which a training that is at work is saved.
 
     Returns:
       All records of the folder.
@@ -50,13 +59,31 @@ def run(
       ValueError: before any work, when a request cannot be made or the folder holds another run.
     """
     config = with_run(config, output)
+    remaining(arms, data, output, config)  # What cannot be is refused before anything is written.
+    output.mkdir(parents=True, exist_ok=True)
+    with _at_work(output, wait, console):
+        warn = partial(console.print, style="yellow", markup=False)
+        store = StageStore(stages or output / "stages", warn=warn, save_every=save_every)
+        return _run(arms, data, output, config, console, store)
+
+
+def _run(
+    arms: Sequence[Settings],
+    data: Dataset,
+    output: pathlib.Path,
+    config: Mapping[str, Any],
+    console: Console,
+    store: StageStore,
+) -> list[Record]:
     work = remaining(arms, data, output, config)
     table = RecordTable(output, config, say=lambda sentence: console.print(sentence, style="yellow", markup=False))
     if not work:
         return table.records
-    output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / "config.json", json.dumps({**config, "arms": _grown(arms, output)}, indent=1))
-    store = StageStore(stages or output / "stages", warn=lambda sentence: console.print(sentence, style="yellow"))
+    with locked(output):
+        held = read_config(output).get("runs") or {} if (output / "config.json").exists() else {}
+        runs = {name: run for name, run in held.items() if name not in config["runs"]} | config["runs"]
+        whole = {**config, "runs": runs, "arms": _grown(arms, output)}
+        write_whole(output / "config.json", json.dumps(whole, indent=1))
     cache: dict[str, evaluation.Outputs] = {}
     with Display(console) as display:
         display.expect(sum(len(("original", "gold", *todo)) for _, _, todo in work))
@@ -65,6 +92,23 @@ def run(
                 table.add(*found)
                 display.advance()
     return table.records
+
+
+@contextlib.contextmanager
+def _at_work(output: pathlib.Path, wait: bool, console: Console) -> Iterator[None]:
+    """Lets other runs know that one is at work in a folder."""
+    lock = filelock.FileLock(output / ".running")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        then = "waiting for it" if wait else "both go on, and find what the other has done (--wait waits instead)"
+        console.print(f"another run is at work in {output}: {then}", style="yellow", markup=False)
+        if wait:
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remaining(

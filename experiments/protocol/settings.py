@@ -11,10 +11,12 @@ import jax
 import tmu_jax
 from experiments.report.files import read_config
 from tmu_jax import twin
+from tmu_jax.data import HeldoutSource, Ratio
+from tmu_jax.models import Architecture
 from tmu_jax.preparation import BankSettings
-from tmu_jax.training import Recipe
+from tmu_jax.training import Recipe, Schedule
 
-MAY_GROW = ("classes", "num_forget", "seeds", "methods")
+MAY_GROW = ("classes", "num_forget", "seeds", "methods", "by_class")
 """Settings that may differ from those of an output folder: they add cells and alter none."""
 
 
@@ -62,6 +64,7 @@ class Settings:
       unlearning_seed: the same for the unlearning.
       bank: the bank of models, for methods that need one.
       budget: the share of retraining that a method may spend, its recipe chosen by rehearsal; None: its own recipe.
+      by_class: whether a combined request has a row for each of its classes beside the one for all.
       in_turn: into how many requests the forgotten images are cut, one after another; 0: one request.
       compute: backend and version of the package; models made by two of them do not mix in one table.
     """
@@ -70,7 +73,7 @@ class Settings:
     dataset: str
     data_fingerprint: str
     preset: str
-    arch: str
+    arch: Architecture
     num_train: int
     recipe: Recipe
     requests: str
@@ -78,11 +81,11 @@ class Settings:
     num_forget: int | Literal["all"]
     seeds: tuple[int, ...]
     methods: tuple[str, ...]
-    heldout_source: str = "test"
-    ratio: str = "dataset"
+    heldout_source: HeldoutSource = "test"
+    ratio: Ratio = "dataset"
     twin_settings: twin.TwinSettings = twin.DEFAULT_SETTINGS
     variant: str = "default"
-    unlearning_schedule: str | None = None
+    unlearning_schedule: Schedule | None = None
     unlearning_rate_factor: float = 1.0
     unlearn: bool = True
     share_curriculum: bool = True
@@ -92,6 +95,7 @@ class Settings:
     bank: BankSettings = BankSettings()  # noqa: RUF009
     budget: float | None = None
     in_turn: int = 0
+    by_class: bool = True
     compute: str = dataclasses.field(default_factory=lambda: f"{jax.default_backend()}, tmu_jax {tmu_jax.__version__}")
 
     def plain(self) -> dict[str, Any]:

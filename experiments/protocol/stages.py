@@ -1,5 +1,6 @@
 """Stages of a run: found on disk by name, else computed, shown and kept."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,9 @@ from tmu_jax.training.packing import pack, unpack_model, unpack_plain
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning.unlearned import as_unlearned
 
+Makers = dict[str, dict[str, Any]]
+"""`environment.made_by` of each stage that went into one, by their labels."""
+
 
 class Stages:
     """The stages of one request, computed at most once."""
@@ -21,24 +25,49 @@ class Stages:
         """Args: store: where they lie; module: of every model; display: shows them; where: the request, for people."""
         self._store, self._module, self._display, self._where = store, module, display, where
         self._values: dict[str, Any] = {}
+        self._now = environment.made_by()
+        self._makers: dict[str, Makers] = {}
 
     def value(self, stage: Stage) -> Any:
         """A stage's value, with that of every stage it needs."""
         description = f"{stage.label}, {self._where}"
         if not stage.is_kept:
-            return stage.make(**self._needed(stage), progress=self._display.start(description))
-        saved = self._store.load(stage.name)
-        if saved is not None:
-            self._display.found(description)
-        else:
+            made = stage.make(**self._needed(stage), progress=self._display.start(description))
+            self._makers[stage.name] = self._makers_of(stage.parents.values())
+            return made
+        is_found = True
+
+        def make() -> Saved:
+            nonlocal is_found
+            is_found = False
             made = stage.make(**self._needed(stage), progress=self._display.start(description))
             if getattr(made, "module", self._module) != self._module:
                 raise ValueError(f"method {stage.kind!r} returned another module; the experiments keep the original's")
             saved = pack(made)
-            made_by = {"device": environment.device(), "versions": environment.versions()}
-            saved.metadata["made_by"] = {**made_by, "git_revision": environment.git_revision()}
-            self._store.save(stage.name, saved)
+            saved.metadata["makers"] = self._makers_of(stage.parents.values()) | {stage.label: self._now}
+            return saved
+
+        saved = self._store.load_or_make(stage.name, make)
+        if is_found:
+            self._display.found(description)
+        self._makers[stage.name] = saved.metadata.get("makers", {stage.label: {"git_revision": None}})
         return self._unpack(stage, saved)
+
+    def made_elsewhere(self, *stages: Stage) -> Makers:
+        """What another machine, commit or version than this process's made of stages that are at hand.
+
+        Returns:
+          By label of a stage, or of one that it was made from, what differs.
+        """
+        found = {}
+        for label, maker in self._makers_of(stages).items():
+            other = {name: value for name, value in maker.items() if self._now.get(name) != value}
+            if other:
+                found[label] = other
+        return found
+
+    def _makers_of(self, stages: Iterable[Stage]) -> Makers:
+        return {label: maker for stage in stages for label, maker in self._makers[stage.name].items()}
 
     def _needed(self, stage: Stage) -> dict[str, Any]:
         return {argument: self.kept(parent) for argument, parent in stage.parents.items()}
@@ -56,9 +85,7 @@ class Stages:
         if stage.value is TrainedModel:
             return model
         prediction = None
-        if "prediction" in stage.parents:
-            prediction = self.kept(stage.parents["prediction"])
-        elif "prediction" in saved.metadata:
+        if "prediction" in saved.metadata:
             of_method = Saved(saved.arrays["prediction"], saved.metadata["prediction"])
             prediction = unpack_plain(TwinPrediction, of_method)
         return as_unlearned(

@@ -134,11 +134,22 @@ def _runs(config: Mapping[str, Any], groups: Sequence[Results], records: Sequenc
         told = {"Data": run.get("data_source"), "Why this": "; ".join(run.get("why") or []), "Versions": versions}
         told |= {"Device": run.get("device"), "Git revision": run.get("git_revision")}
         parts.append([f"{name}: {value or MISSING}" for name, value in told.items()])
+    parts.append(_made_elsewhere(records))
     parts.append(
         "From the root of a checkout, an --output folder added at will. Started again with the same folder, a command "
         "continues where it stopped and writes this report anew."
     )
     return Section("What ran, and how to run it again", [part for part in parts if part])
+
+
+def _made_elsewhere(records: Sequence[Record]) -> list[str]:
+    """A sentence for each kind of stage that another machine, commit or version made than the run that records it."""
+    seeds: dict[str, list[int]] = {}
+    for record in records:
+        for label, maker in (record.get("made_elsewhere") or {}).items():
+            said = ", ".join(f"{name} {MISSING if value is None else value}" for name, value in maker.items())
+            seeds.setdefault(f"{label}: made with {said}, unlike the run that records it", []).append(record["seed"])
+    return [f"{sentence} (seed {_listed(dict.fromkeys(found))})" for sentence, found in seeds.items()]
 
 
 def _settings(config: Mapping[str, Any]) -> Section:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.report.formats import display_name, text
 from experiments.report.page import Body, Picture, Section
-from experiments.report.pictures import BLUE, GREEN, ORANGE, STYLE, VERMILION, save, shown
+from experiments.report.pictures import BLUE, GREEN, ORANGE, PURPLE, STYLE, VERMILION, save, shown
 from experiments.report.results import GOLD, GOLD_GOLD, MEAN, ORIGINAL, POOLED, Results, Scope, load_results
 from experiments.report.tables import Table, interval_note, over
 
@@ -29,7 +29,7 @@ FORETOLD = {
     "rehearsed_agreement": ("agreement", "agreement"),
     "rehearsed_distance": ("activation_distance", "distance"),
 }
-COLORS = {"rewarm": ORANGE, "rewarm_twin": BLUE, "soft_twin": VERMILION}
+COLORS = {"rewarm": ORANGE, "rewarm_rehearsed": PURPLE, "rewarm_twin": BLUE, "soft_twin": VERMILION}
 PANELS = {"agreement": "agreement, %\n(more is better)", "activation_distance": "distance\n(less is better)"}
 
 
@@ -43,6 +43,7 @@ def body(output: pathlib.Path) -> Body:
     within = {name: results for name, results in groups.items() if _is_within(results, scope)}
     sections = [
         Section("What preparing cost", [_preparation(within)]),
+        *(Section("Models that saw forgotten images", [debt]) for debt in (_debt(within),) if debt),
         Section("Foretold and true", [_foretold(within, scope)]),
         Section("Labels before unlearning", [_labels(groups, scope)]),
         Section("Every recipe that was rehearsed", [_tried(within)]),
@@ -132,6 +133,19 @@ def _preparation(within: Mapping[str, Results]) -> list[str]:
     return lines
 
 
+def _debt(within: Mapping[str, Results]) -> list[str]:
+    """How many models in use were trained on how many forgotten images, by arm; nothing where no record tells."""
+    lines = []
+    for variant, results in within.items():
+        known = [record["debt"] for record in results.records if record.get("debt")]
+        if known:
+            said = ", ".join(f"{name} {count}" for name, count in known[0].items())
+            owing = sum(count > 0 for count in known[0].values())
+            lines.append(f"{variant}: {owing} of {len(known[0])} models in use (of seed {results.seeds[0]}: {said}).")
+    taught = "None is in service, and none taught an image that it had seen, but where a note under Notes says so."
+    return [*lines, taught] if lines else []
+
+
 def _foretold(within: Mapping[str, Results], scope: Scope) -> Table:
     rows = []
     for variant, results in within.items():
@@ -148,20 +162,30 @@ def _foretold(within: Mapping[str, Results], scope: Scope) -> Table:
 
 
 def _labels(groups: Mapping[str, Results], scope: Scope) -> Table:
-    rows = []
+    """A row for each bank, and for each budget of a method that learns from its own rehearsal.
+
+    Labels that several methods share are the bank's.
+    """
+    keys = ("predictor_accuracy", "predictor_auc", "predictor_brier", "expected_forget_accuracy")
+    rows: dict[tuple[float | None, ...], tuple[str, ...]] = {}
+    known: dict[tuple[float | None, ...], str] = {}
     for variant, results in groups.items():
         for method in results.predicting:
-            if variant != "default" and not variant.startswith("bank"):
+            found = [results.estimate(scope, method, key) for key in keys]
+            if found[0].mean is None:
                 continue
-            keys = ("predictor_accuracy", "predictor_auc", "predictor_brier", "expected_forget_accuracy")
-            name = display_name(method) if variant == "default" else variant
-            rows.append((name, *(text(results.estimate(scope, method, key), key) for key in keys)))
+            own = display_name(method) if variant == "default" else f"{display_name(method)}, {variant}"
+            labels = tuple(one.mean for one in found)
+            is_shared = known.setdefault(labels, method) != method
+            name = variant if variant.startswith("bank") else "labels of the bank" if is_shared else own
+            if labels not in rows or is_shared:
+                rows[labels] = (name, *(text(one, key) for one, key in zip(found, keys, strict=True)))
     base = groups["default"]
     gold = base.estimate(scope, GOLD, "forget_accuracy")
-    rows.append(("second gold", text(base.estimate(scope, GOLD_GOLD, "agreement"), "agreement"), "–", "–", text(gold)))
+    second = ("second gold", text(base.estimate(scope, GOLD_GOLD, "agreement"), "agreement"), "–", "–", text(gold))
     caption = "Labels on D_f, judged by gold. The last row: a second gold model's agreement, and gold's own accuracy."
     headings = ("labels of", "accuracy", "AUC", "Brier", "expected A_f")
-    return Table("Easy and hard before unlearning", headings, tuple(rows), 1, caption)
+    return Table("Easy and hard before unlearning", headings, (*rows.values(), second), 1, caption)
 
 
 def _tried(within: Mapping[str, Results]) -> Table:

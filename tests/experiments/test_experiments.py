@@ -170,7 +170,7 @@ def test_split_training_and_unlearning_have_seeds_of_their_own(data, tmp_path, m
 def test_the_ablation_end_to_end(data, tmp_path):
     arms = ablation.arms(settings(data, experiment="ablation"), None, data)
     records, text = finish(ablation.EXPERIMENT, arms, data, tmp_path)
-    kinds = {path.name.split("-")[0] for path in (tmp_path / "stages").iterdir()}
+    kinds = {path.name.split("-")[0] for path in (tmp_path / "stages").glob("[!.]*")}
     assert kinds == {"original", "gold", "twin_model", "curriculum", "features", "prediction"}
     assert len(list((tmp_path / "stages").glob("features-*"))) == 1
     assert len(list((tmp_path / "stages").glob("prediction-*"))) == len(arms)
@@ -235,7 +235,7 @@ def test_the_plan_names_the_very_stages_that_the_run_makes(data, tmp_path):
         for stage in Graph(arms[0], request, module).stages((*arms[0].methods, "floors"))
     }
     run(arms, data, tmp_path)
-    assert planned == {path.name for path in (tmp_path / "stages").iterdir()}
+    assert planned == {path.name for path in (tmp_path / "stages").glob("[!.]*")}
 
 
 def prepared(module, arms, data, tmp_path):

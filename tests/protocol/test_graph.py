@@ -45,8 +45,8 @@ def twin_settings(**changes):
 ALL = set(names(graph()))
 LABELLED = {"twin", "twin_negative_gradient"}
 BANKED = {"bank_labels", "soft_twin", "rewarm_twin"}
-FROM_BANK = {"bank", "bank_prediction", *BANKED}
-AS_TRAINED = {"rewarm", "soft_twin", "rewarm_twin"}
+FROM_BANK = {"bank", "bank_prediction", "rewarm_rehearsed", *BANKED}
+AS_TRAINED = {"rewarm", "soft_twin", "rewarm_twin", "rewarm_rehearsed"}
 """Methods whose rate and schedule are the training's own."""
 FROM_FEATURES = {"features", "prediction", *LABELLED}
 METHOD_STAGES = {name for name, method in METHODS.items() if method.reference is None}
@@ -106,12 +106,14 @@ def test_a_methods_options_recipe_and_version_are_in_its_name(monkeypatch):
     ("kind", "expected"),
     [
         ("training", ALL),
-        ("twin_model", {"twin_model", *FROM_FEATURES}),
+        ("twin_model", {"twin_model", *FROM_FEATURES}),  # a rehearsal's is a training
         ("curriculum", {"curriculum", *FROM_FEATURES}),
         ("features", FROM_FEATURES),
         ("prediction", FROM_FEATURES - {"features"}),
         ("bank", FROM_BANK),
-        ("bank_prediction", FROM_BANK - {"bank"}),
+        ("bank_prediction", {"bank_prediction", *BANKED}),
+        ("rehearsal", {"rewarm_rehearsed"}),
+        ("foretelling", {"rewarm_rehearsed"}),
     ],
 )
 def test_the_version_of_the_code_is_in_the_names_of_all_that_it_makes(monkeypatch, kind, expected):

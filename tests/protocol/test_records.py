@@ -94,6 +94,16 @@ def test_a_cell_is_replaced_whole_in_its_place(table, tmp_path):
     assert opened(tmp_path, FIRST).run == table.run
 
 
+def test_what_another_run_adds_meanwhile_stays(tmp_path):
+    """Two runs on one folder, each with a table of its own that was read before the other wrote."""
+    tables = [opened(tmp_path, FIRST), opened(tmp_path, FIRST)]
+    for table, request in zip(tables * 2, ("class 1", "class 2", "class 3", "class 4"), strict=True):
+        table.add(*entries("mine", "111", request=request))
+    found = held(tmp_path)
+    for kind in ("records", "samples", "features"):
+        assert [entry["request"] for entry in found[kind]] == ["class 1", "class 2", "class 3", "class 4"]
+
+
 def test_entries_of_other_requests_stay(table, tmp_path):
     table.add(*entries("mine", "111", request="class 2"))
     assert [r["request"] for r in held(tmp_path)["records"]] == ["class 1"] * 4 + ["class 2"]

@@ -1,19 +1,25 @@
 """Runs of the whole protocol on a tiny problem: records, resuming, growing, refusing."""
 
+import concurrent.futures
 import dataclasses
 import io
 import json
+import shutil
+import threading
 
 import chex
+import filelock
 import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
 import tmu_jax
+from experiments.protocol import environment
 from experiments.protocol import records as records_module
 from experiments.protocol import run as runner
 from experiments.protocol.graph import Graph
+from experiments.protocol.options import DEFAULT_METHODS
 from experiments.protocol.requests import make_requests
 from experiments.protocol.settings import Settings
 from experiments.report import write as report
@@ -109,6 +115,32 @@ def test_a_record_for_every_class_and_method_and_the_pooled_row(finished, data):
     assert run == (records[0]["run"], CONFIG)
     assert not set(CONFIG) & {key for record in records for key in record}
     assert str(output) not in (output / "results.jsonl").read_text() + (output / "config.json").read_text()
+
+
+def test_every_method_that_a_command_runs_by_default_has_records_and_a_place_in_the_report(data, tmp_path):
+    """With the labels that the method itself learnt, read back from disk too."""
+    records = run(settings(data, methods=DEFAULT_METHODS), data, tmp_path)
+    pooled = {r["method"]: r for r in records if r["target_class"] == "all"}
+    assert set(DEFAULT_METHODS) <= set(pooled)
+    labelled = {name for name in DEFAULT_METHODS if METHODS[name].needs is not None}
+    assert {name for name in DEFAULT_METHODS if "predictor_accuracy" in pooled[name]} == labelled
+    cost = pooled["rewarm_rehearsed"]
+    assert set(cost["seconds_by_part"]) == {"bank", "twin_model", "rehearsal", "unlearning"}
+    assert min(cost["seconds_by_part"].values()) > 0
+    assert cost["seconds"] == pytest.approx(sum(cost["seconds_by_part"].values()))
+    assert cost["stage_by_part"]["bank"] == pooled["soft_twin"]["stage_by_part"]["bank"]
+    saved = {part: cost["seconds_by_part"][part] for part in ("bank", "twin_model", "rehearsal")}
+    users = {"bank": 4, "twin_model": 1, "rehearsal": 1}  # of the bank two soft methods, bank_labels and this one
+    shared = sum(seconds * (1 - 1 / users[part]) for part, seconds in saved.items())
+    assert cost["seconds_amortised"] == pytest.approx(cost["seconds"] - shared)
+    samples = json.loads((tmp_path / "samples.json").read_text())
+    arm = settings(data, methods=DEFAULT_METHODS)
+    graph = Graph(arm, make_requests(arm, data)[0], TinyNet())
+    kept = StageStore(tmp_path / "stages", warn=pytest.fail).load(graph.model("rewarm_rehearsed").name)
+    (own,) = (entry for entry in samples if entry["method"] == "rewarm_rehearsed")
+    np.testing.assert_allclose(own["probability"], kept.arrays["prediction"]["probability"], atol=1e-4)
+    report.write_report(tmp_path)
+    assert "rewarm rehearsed" in (tmp_path / "report.md").read_text()
 
 
 def test_records_agree_with_each_other(finished):
@@ -210,7 +242,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, data, tmp_path, 
     features = [json.loads((folder / "features.json").read_text()) for folder in (tmp_path, finished[0])]
     assert features[0] == features[1]
     assert without_times(records) == without_times(expected)
-    stages = sorted(path.name.split("-")[0] for path in (tmp_path / "stages").iterdir())
+    stages = sorted(path.name.split("-")[0] for path in (tmp_path / "stages").glob("[!.]*"))
     assert stages == [
         "curriculum",
         "features",
@@ -411,3 +443,57 @@ def test_heldout_images_from_the_training_set(data, tmp_path):
     record = next(r for r in records if r["method"] == "twin" and r["target_class"] == "all")
     assert record["test_accuracy_outside_heldout"] == record["test_accuracy"]
     assert record["heldout_source"] == "train"
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_second_run_joins_or_waits(data, tmp_path, wait):
+    """Two seeds in one folder, begun while the other is at work; both are there in the end, and the report's config."""
+    first, said = threading.Event(), io.StringIO()
+    held = filelock.FileLock(tmp_path / ".running")
+    held.acquire()
+    config = {"experiment": "test", **CONFIG}
+    other = settings(data, seeds=(1,), methods=("original",))
+
+    def second():
+        first.set()
+        runner.run([other], data, tmp_path, config, Console(file=said, width=200), wait=wait)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        done = pool.submit(second)
+        first.wait()
+        if wait:
+            with pytest.raises(TimeoutError):
+                done.result(1.0)
+            assert not (tmp_path / "results.jsonl").exists()
+            held.release()
+        done.result(60)
+        held.release()
+    records = run(settings(data, methods=("original",)), data, tmp_path)
+    assert {record["seed"] for record in records} == {0, 1}
+    assert ("waiting for it" if wait else "both go on") in said.getvalue()
+    assert json.loads((tmp_path / "config.json").read_text())["arms"]["default"]["seeds"] == [1, 0]
+
+
+def test_a_record_says_what_another_commit_made(data, tmp_path, monkeypatch):
+    """The gold model of one commit is not taken for that of another, which records it; nor what was made from it."""
+    now = {"device": "cpu", "git_revision": "first", "jax": "1"}
+    monkeypatch.setattr(environment, "made_by", lambda: dict(now))
+    first = run(settings(data, methods=("finetune",)), data, tmp_path)
+    assert not any("made_elsewhere" in record for record in first)
+    now |= {"git_revision": "second"}
+    second = run(settings(data, methods=("finetune", "twin")), data, tmp_path)
+    told = {record["method"]: record.get("made_elsewhere") for record in second}
+    assert told["finetune"] is None  # Its record is the first run's, as it was.
+    assert told["twin"] == {label: {"git_revision": "first"} for label in ("original model", "gold model")}
+    now |= {"git_revision": "third", "device": "gpu"}
+    shutil.rmtree(tmp_path / "stages" / next(r["stage"] for r in second if r["method"] == "twin"))
+    (tmp_path / "results.jsonl").unlink()
+    third = run(settings(data, methods=("finetune", "twin")), data, tmp_path)
+    told = {record["method"]: record["made_elsewhere"] for record in third}
+    differs = {"git_revision": "first", "device": "cpu"}
+    assert told["finetune"] == {label: differs for label in ("original model", "gold model", "finetune")}
+    assert told["twin"]["twin model"] == differs | {"git_revision": "second"}
+    assert "twin" not in told["twin"]
+    assert "another gold model" not in told["twin"]
+    page = report.write_report(tmp_path).read_text()
+    assert "gold model: made with device cpu, git_revision first, unlike the run that records it (seed 0)" in page
