@@ -25,7 +25,8 @@ from tmu_jax.data import Split
 from tmu_jax.models import AllCNN, ResNet, ViT
 from tmu_jax.preparation import BankSettings, Rehearsal
 from tmu_jax.preparation.building import prediction_from_bank, preparation_stage
-from tmu_jax.preparation.rehearsal import rehearsal_stage
+from tmu_jax.preparation.foretelling import InRequest
+from tmu_jax.preparation.rehearsal import foretelling_stage, rehearsal_stage
 from tmu_jax.stages import VERSIONS, Progress, Stage, key_for
 from tmu_jax.training import Recipe, TrainedModel, apply, predict
 from tmu_jax.twin import TwinSettings, prediction_stage
@@ -84,13 +85,19 @@ def stages() -> dict[str, Stage]:
     found = {stage.kind: stage for stage in prediction.with_ancestors()}
     heldout = Split(problem.pool, problem.heldout.indices)
     of_bank = (original, RECIPE, problem.train, heldout, problem.test, "data", key, BankSettings())
-    from_bank = prediction_from_bank(preparation_stage(*of_bank, twin_epochs_share=None), problem)
+    from_bank = prediction_from_bank(preparation_stage(*of_bank, with_twin=False), problem)
     found |= {stage.kind: stage for stage in from_bank.with_ancestors() if stage.is_kept}
+    prepared = preparation_stage(*of_bank, twin_epochs_share=0.5)
+    found["rehearsal"] = rehearsal_stage(prepared, METHODS["rewarm_twin"], 8, repeats=2)
+    found["foretelling"] = learnt = foretelling_stage(
+        prepared, rehearsal_stage(prepared, METHODS["rewarm_rehearsed"], 8)
+    )
+    of_scratch = rehearsal_stage(preparation_stage(*of_bank), METHODS["rewarm_twin"], 8)
+    found["rehearsal, twin model from scratch"] = of_scratch
     for name, method in METHODS.items():
         if method.reference is None:
-            labels = {"prediction": prediction, "bank": from_bank, None: None}[method.needs]
+            labels = {"prediction": prediction, "bank": from_bank, "rehearsal": learnt, None: None}[method.needs]
             found[name] = method.stage(problem, original, key, labels)
-    found["rehearsal"] = rehearsal_stage(preparation_stage(*of_bank), METHODS["rewarm_twin"], 8, repeats=2)
     one_cycle = dataclasses.replace(RECIPE, schedule="onecycle")
     cycled = dataclasses.replace(
         original,
@@ -139,6 +146,8 @@ def numbers(value: object) -> list[float]:
     """A few numbers that change when anything of a value does: means and norms of its arrays."""
     if isinstance(value, TrainedModel):
         arrays = [*jax.tree.leaves(value.variables), *value.normalization, np.asarray(value.losses)]
+    elif isinstance(value, InRequest):
+        arrays = [*value.calibration.heldout, np.asarray([value.calibration.rest, value.calibration.sharpening])]
     elif isinstance(value, Rehearsal):
         figures = (value.forget_accuracy, value.gap, value.agreement, value.distance, value.test_loss)
         arrays = [np.asarray(figure) for figure in (*figures, (value.gold_accuracy, value.share))]

@@ -1,6 +1,7 @@
 """What a GPU would be given: the programs of a whole request, lowered for CUDA on a machine that needs none."""
 
 import collections
+import functools
 import re
 
 import jax
@@ -11,6 +12,7 @@ import tmu_jax
 from tests.patching import patch_everywhere
 from tmu_jax import training
 from tmu_jax.data import synthetic
+from tmu_jax.models import ViT
 from tmu_jax.training import Recipe
 from tmu_jax.twin import TwinSettings, features, neighbors, predictor
 
@@ -62,7 +64,9 @@ def request(arch):
     return problem, tmu_jax.train(model, problem.train, recipe=Recipe(epochs=1, batch_size=16), key=jax.random.key(0))
 
 
-def test_a_transformer_multiplies_in_bfloat16_on_a_gpu(lowered):
+def test_a_transformer_multiplies_in_bfloat16_on_a_gpu(lowered, monkeypatch):
+    """Of four blocks, which are alike: nine take twice as long to lower."""
+    monkeypatch.setitem(tmu_jax.models.ARCHITECTURES, "vit", functools.partial(ViT, depth=4))
     request("vit")
     products = result_types("dot_general", lowered["train_steps"])
     # Attention's weights and the head are float32.
