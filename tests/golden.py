@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -142,8 +142,8 @@ def versions(stage: Stage) -> dict[str, int]:
     return {one.kind: one.version for one in stage.with_ancestors()}
 
 
-def numbers(value: object) -> list[float]:
-    """A few numbers that change when anything of a value does: means and norms of its arrays."""
+def arrays_of(value: object) -> list[np.ndarray]:
+    """The arrays of a value, flat, in float64."""
     if isinstance(value, TrainedModel):
         arrays = [*jax.tree.leaves(value.variables), *value.normalization, np.asarray(value.losses)]
     elif isinstance(value, InRequest):
@@ -155,19 +155,31 @@ def numbers(value: object) -> list[float]:
         fields = value._asdict() if hasattr(value, "_asdict") else vars(value)
         arrays = [field for field in fields.values() if isinstance(field, np.ndarray)]
         arrays += [np.asarray(fields[name]) for name in ("eps", "success_shares") if name in fields]
-    flat = [np.asarray(array, np.float64).ravel() for array in arrays]
-    return [round(float(f(array)), 6) for array in flat if array.size for f in (np.mean, np.linalg.norm)]
+    return [np.asarray(array, np.float64).ravel() for array in arrays]
 
 
-def compute() -> dict[str, dict]:
-    """What `golden.json` should hold: by what it is, the versions behind a stage and its numbers."""
+def numbers(value: object) -> list[float]:
+    """A few numbers that change when anything of a value does: means and norms of its arrays."""
+    arrays = [array for array in arrays_of(value) if array.size]
+    return [round(float(f(array)), 6) for array in arrays for f in (np.mean, np.linalg.norm)]
+
+
+def values_of(found: dict[str, Stage]) -> dict[str, Any]:
+    """What stages give, each computed once."""
     values: dict[int, object] = {}
-    found = stages()
     for one in [one for stage in found.values() for one in stage.with_ancestors()]:
         if id(one) not in values:
             parents = {argument: values[id(parent)] for argument, parent in one.parents.items()}
             values[id(one)] = one.make(**parents, progress=lambda done, total: None)
-    return {what: {"versions": versions(stage), "numbers": numbers(values[id(stage)])} for what, stage in found.items()}
+    return {what: values[id(stage)] for what, stage in found.items()}
+
+
+def compute() -> dict[str, dict]:
+    """What `golden.json` should hold: by what it is, the versions behind a stage and its numbers."""
+    found = stages()
+    return {
+        what: {"versions": versions(found[what]), "numbers": numbers(value)} for what, value in values_of(found).items()
+    }
 
 
 def agree(ours: list[float], theirs: list[float]) -> bool:

@@ -7,6 +7,7 @@ References:
 from tmu_jax import data, models
 from tmu_jax.auditing import Audit, Verification, audit, verify
 from tmu_jax.cache import use_compilation_cache
+from tmu_jax.devices import use_devices
 from tmu_jax.evaluation import Evaluation, evaluate
 from tmu_jax.preparation import (
     Findings,
@@ -83,6 +84,7 @@ __all__ = [
     "true_targets",
     "unlearn",
     "use_compilation_cache",
+    "use_devices",
     "verify",
     "wrap",
     "wrong_targets",

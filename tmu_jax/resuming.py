@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tmu_jax import devices
 from tmu_jax.stages import stage_hash
 from tmu_jax.timing import Stopwatch, add_elapsed
 
@@ -219,8 +220,9 @@ def resumable(folder: pathlib.Path | str, *, every: float = EVERY) -> Iterator[N
       every: seconds after which a training is saved; it waits for a copy of its state, the rest is in the background.
 
     Raises:
-      ValueError: for a number of seconds below 0.
+      ValueError: for a number of seconds below 0; in one of several processes that compute together.
     """
+    devices.refuse_processes("resumable")
     if not every >= 0:
         raise ValueError(f"every={every} must be seconds, 0 or more")
     token = _current.set(_Loops(pathlib.Path(folder).absolute(), every))

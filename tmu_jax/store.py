@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
+from tmu_jax import devices
 from tmu_jax.resuming import EVERY, resumable
 
 _MANIFEST = "manifest.json"
@@ -53,7 +54,11 @@ class StageStore:
           directory: where the stages lie; made when the first one is written.
           warn: is told, in one sentence, of a stage that is there and cannot be used.
           save_every: seconds after which a training that makes a stage is saved, see `resumable`.
+
+        Raises:
+          ValueError: in one of several processes that compute together.
         """
+        devices.refuse_processes("a folder of stages")
         self.directory = pathlib.Path(directory).absolute()
         self._warn, self._save_every = warn, save_every
 

@@ -8,6 +8,7 @@ import subprocess
 
 import jax
 
+from tmu_jax import devices
 from tmu_jax.cpu import native
 
 PACKAGES = ("tmu-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -28,10 +29,10 @@ def versions() -> dict[str, str]:
 
 def device() -> str:
     """The device that computes, in words."""
-    first = jax.devices()[0]
-    if first.platform == "cpu":
-        return f"cpu ({platform.machine()}, {_cores()} cores)"
-    return f"{first.device_kind} ({len(jax.devices())} of them)" if len(jax.devices()) > 1 else str(first.device_kind)
+    if jax.default_backend() == "cpu":
+        several = f", as {len(devices.in_use())} devices" if len(devices.in_use()) > 1 else ""
+        return f"cpu ({platform.machine()}, {_cores()} cores{several})"
+    return devices.describe()
 
 
 def _cores() -> int | None:

@@ -17,7 +17,7 @@ from tests.patching import patch_everywhere
 from tests.tiny import PlainNet, TinyNet, tiny_data
 from tmu_jax import training
 from tmu_jax.data import Split
-from tmu_jax.training import Recipe, Stream
+from tmu_jax.training import Recipe, Stream, loop
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +123,24 @@ def test_every_step_augments_anew(problem):
     )  # fmt: skip
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     assert len(np.unique(losses)) == 3
+
+
+def test_an_accelerator_is_told_how_many_steps_a_full_call_has(problem, monkeypatch):
+    """And what comes out is the same."""
+    told, steps = [], training.train_steps
+
+    def spy(*args, **options):
+        told.append(options["every_step"])
+        return steps(*args, **options)
+
+    recipe = Recipe(epochs=1, batch_size=20)
+    patch_everywhere(monkeypatch, steps, spy)
+    monkeypatch.setattr(loop, "STEPS_PER_CALL", 4)
+    on_cpu = tmu_jax.train(PlainNet(), problem.train, recipe=recipe, key=jax.random.key(0))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    on_gpu = tmu_jax.train(PlainNet(), problem.train, recipe=recipe, key=jax.random.key(0))
+    assert told == [False, False, False, True, True, False]
+    chex.assert_trees_all_equal(on_gpu.variables, on_cpu.variables)
 
 
 @pytest.mark.slow

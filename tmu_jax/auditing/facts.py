@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 import tmu_jax
+from tmu_jax import devices
 from tmu_jax.auditing.reading import LEVEL
 from tmu_jax.data import ForgetProblem
 from tmu_jax.preparation import Forgotten, Prepared, look
@@ -94,13 +95,12 @@ def rehearsal(result: Forgotten | TrainedModel) -> dict[str, Any] | None:
 
 def versions() -> dict[str, str]:
     packages = {name: metadata.version(name) for name in _PACKAGES}
-    device = jax.devices()[0].device_kind
     return {
         "tmu_jax": tmu_jax.__version__,
         **packages,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "device": f"{jax.default_backend()} {device}",
+        "device": f"{jax.default_backend()} {devices.describe()}",
     }
 
 

@@ -3,7 +3,8 @@
 A C++ compiler is needed, as for `torch.compile` on a CPU. The first use compiles (some 20 seconds, once: what is
 compiled is kept in the user's cache folder, `build`); where that cannot be done a warning says why, and convolutions
 are products of XLA's (`plain`). TMU_JAX_NATIVE=0 leaves them to `lax`: a program with compiled functions runs on a CPU
-alone, and only where they are registered.
+alone, and only where they are registered. XLA does not divide them over several devices, so where more than one is in
+use convolutions are `lax`'s too.
 """
 
 import ctypes
@@ -16,7 +17,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from tmu_jax import timing
+from tmu_jax import devices, timing
 from tmu_jax.cpu import build
 
 _FUNCTIONS = ("tmu_jax_forward", "tmu_jax_input_gradient", "tmu_jax_weight_gradient")
@@ -25,8 +26,8 @@ _lock = threading.Lock()
 
 
 def is_wanted() -> bool:
-    """Whether convolutions that are traced now are ours: for a CPU, and not switched off."""
-    return jax.default_backend() == "cpu" and os.environ.get("TMU_JAX_NATIVE") != "0"
+    """Whether convolutions that are traced now are ours: for one CPU device, and not switched off."""
+    return jax.default_backend() == "cpu" and len(devices.in_use()) == 1 and os.environ.get("TMU_JAX_NATIVE") != "0"
 
 
 def is_available() -> bool:
@@ -39,7 +40,7 @@ def is_available() -> bool:
 
 def describe() -> str:
     """What computes convolutions on this CPU, in words, for records."""
-    if os.environ.get("TMU_JAX_NATIVE") == "0":
+    if not is_wanted():
         return "XLA"
     return "compiled C++" if is_available() else "XLA's products"
 

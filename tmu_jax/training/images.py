@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tmu_jax import devices
 from tmu_jax.data import Pool, Split
 from tmu_jax.training.recipe import Augment, Normalization
 
@@ -65,14 +66,17 @@ def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.eye(num_classes, dtype=np.float32)[labels]
 
 
-_device_images: "weakref.WeakKeyDictionary[Pool, jax.Array]" = weakref.WeakKeyDictionary()
+_device_images: "weakref.WeakKeyDictionary[Pool, tuple[tuple[jax.Device, ...], jax.Array]]" = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def device_images(pool: Pool) -> jax.Array:
-    """The pool's images on the device, put there once, uint8[p, h, w, c]."""
-    if pool not in _device_images:
-        _device_images[pool] = jnp.asarray(pool.images)
-    return _device_images[pool]
+    """The pool's images on each device in use, put there once, uint8[p, h, w, c]."""
+    held = _device_images.get(pool)
+    if held is None or held[0] != devices.in_use():
+        held = _device_images[pool] = devices.in_use(), jnp.asarray(devices.replicate(pool.images))
+    return held[1]
 
 
 def pixel_statistics(data: Split) -> Normalization:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tmu_jax import devices
 from tmu_jax.data import Split
 from tmu_jax.training.adapter import ModuleLike, Variables
 from tmu_jax.training.images import device_images, normalize
@@ -98,16 +99,17 @@ def predict(model: TrainedModel, data: Split) -> tuple[np.ndarray, np.ndarray]:
     """
     blocks = evaluation_blocks(Blocks(64, 16), Blocks(2000, 1))
     images = device_images(data.pool)
+    variables, normalization = devices.replicate((model.variables, model.normalization))
     outputs = []
     for rows, count in blocks.split(data.indices):
         found = predict_rows(
-            model.variables, model.normalization, images, rows, blocks.num_blocks(count), module=model.module
+            variables, normalization, images, devices.split(rows, 1), blocks.num_blocks(count), module=model.module
         )
-        outputs.append([first_rows(part, count) for part in found])
+        outputs.append([first_rows(devices.on_host(part), count) for part in found])
     logits, embeddings = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
     return logits, embeddings
 
 
-def first_rows(blocks: jax.Array | np.ndarray, count: int) -> np.ndarray:
-    """The first `count` rows of blocks [blocks, size, ...], on the host, [count, ...]."""
-    return np.asarray(blocks).reshape(-1, *blocks.shape[2:])[:count]
+def first_rows(blocks: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` rows of blocks [blocks, size, ...], [count, ...]."""
+    return blocks.reshape(-1, *blocks.shape[2:])[:count]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tmu_jax import devices
 from tmu_jax.data import Pool, Split
 from tmu_jax.data.checks import name_some
 from tmu_jax.resuming import Position, next_loop
@@ -125,9 +126,12 @@ def fit(
         opt_state=optimizer.init(variables["params"]),
         step=jnp.zeros((), jnp.int32),
     )
-    images, device_targets, device_weights = device_images(pool), jnp.asarray(targets), jnp.asarray(weights)
+    images = device_images(pool)
+    fixed = devices.replicate((jnp.asarray(targets), jnp.asarray(weights), normalization, augment_key))
+    device_targets, device_weights, normalization, augment_key = fixed
     loop = next_loop(total, recipe.batch_size, jax.random.key_data(key), targets, weights, *stream.groups)
     state, at = loop.begin(state)
+    state = devices.replicate(state)
     with loop.at_work():
         for epoch, rows in enumerate(stream.epochs(recipe.batch_size, rng)):
             if epoch < at.epoch:
@@ -141,7 +145,7 @@ def fit(
                     device_targets,
                     device_weights,
                     normalization,
-                    pad_steps(rows[start : start + count]),
+                    devices.split(pad_steps(rows[start : start + count]), 1),
                     pad_steps(chunk_rates),
                     np.int32(count),
                     np.float32(recipe.weight_decay),
@@ -149,6 +153,7 @@ def fit(
                     module=module,
                     optimizer=recipe.optimizer,
                     augment=recipe.augment,
+                    every_step=count == STEPS_PER_CALL and jax.default_backend() != "cpu",
                 )
                 at = at.after(count, chunk_losses)
                 loop.reached(state, at)

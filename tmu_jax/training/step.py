@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tmu_jax import devices
 from tmu_jax.training.adapter import Adapter, Keys, ModuleLike, name_of
 from tmu_jax.training.images import augmented, normalize
 from tmu_jax.training.module import apply, step_keys
@@ -144,10 +145,13 @@ def microbatch_size(module: ModuleLike, batch_size: int) -> int | None:
     would silently train something else.
     """
     size = getattr(module, "microbatch", None)
-    return size if size is not None and jax.default_backend() == "cpu" and batch_size % size == 0 else None
+    whole = jax.default_backend() != "cpu" or len(devices.in_use()) > 1
+    return None if size is None or whole or batch_size % size else size
 
 
-@functools.partial(jax.jit, static_argnames=("module", "optimizer", "augment"), donate_argnames=("state",))
+@functools.partial(
+    jax.jit, static_argnames=("module", "optimizer", "augment", "every_step"), donate_argnames=("state",)
+)
 def train_steps(
     state: TrainState,
     pool_images: jax.Array,
@@ -163,6 +167,7 @@ def train_steps(
     module: ModuleLike,
     optimizer: str | Optimizer,
     augment: bool | Augment,
+    every_step: bool = False,
 ) -> tuple[TrainState, jax.Array]:
     """The first `num_steps` of the given steps in one compiled loop; `state` is donated.
 
@@ -180,6 +185,7 @@ def train_steps(
       module: the classifier (static).
       optimizer: "sgd", "adam" or a function of the learning rate (static).
       augment: flip and crop, or a function of (key, images) (static).
+      every_step: that `num_steps` is `steps` (static); an accelerator need not ask the host then whether to go on.
 
     Returns:
       The state and the loss of each step, float32[steps] (0 beyond `num_steps`).
@@ -207,4 +213,5 @@ def train_steps(
         )
         return state, losses.at[i].set(loss)
 
-    return jax.lax.fori_loop(0, num_steps, body, (state, jnp.zeros(len(indices), jnp.float32)))
+    last = len(indices) if every_step else num_steps
+    return jax.lax.fori_loop(0, last, body, (state, jnp.zeros(len(indices), jnp.float32)))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tmu_jax import devices
 from tmu_jax.data import Split
 from tmu_jax.training import (
     Blocks,
@@ -132,15 +133,16 @@ def adversarial(
     # A radius of 0.25/255 is lost in bfloat16's rounding of the pixels.
     module = in_float32(model.module)
     images, labels = device_images(samples.pool), samples.pool.labels
+    variables, normalization = devices.replicate((model.variables, model.normalization))
     features, successes = [], []
     done = 0
     for rows, count in blocks.split(samples.indices):
         clean, attacked = attack_rows(
-            model.variables,
-            model.normalization,
+            variables,
+            normalization,
             images,
-            rows,
-            labels[rows],
+            devices.split(rows, 1),
+            devices.split(labels[rows], 1),
             blocks.num_blocks(count),
             *padded_radii(radii),
             module=module,
@@ -149,7 +151,7 @@ def adversarial(
         # Of all blocks and radii, real or not, so that one program serves them.
         entropies = adversarial_cross_entropy(jnp.broadcast_to(clean, attacked.shape), attacked, order=order)
         feature, logits = (
-            np.stack([first_rows(of_radius, count) for of_radius in np.asarray(part)[: len(radii)]])
+            np.stack([first_rows(of_radius, count) for of_radius in devices.on_host(part)[: len(radii)]])
             for part in (entropies, attacked)
         )
         features.append(feature)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tmu_jax import devices
 from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.stages import PASS_WORK
 from tmu_jax.training import (
@@ -39,7 +40,7 @@ BLOCK = 256
 
 
 @functools.partial(jax.jit, static_argnames=("module",))
-def _outputs_of_batch(
+def outputs_of_batch(
     variables: Variables,
     normalization: Normalization,
     pool_images: jax.Array,
@@ -74,18 +75,15 @@ def random_teacher(problem: ForgetProblem, original: TrainedModel, key: jax.Arra
     rows = problem.forget.indices
     # The last batch is filled up from the start, so that its statistics are not those of a few images.
     filled = np.resize(rows, -(-len(rows) // BLOCK) * BLOCK)
+    variables, normalization, keys = devices.replicate(
+        (variables, original.normalization, [jax.random.fold_in(key, i) for i in range(len(filled) // BLOCK)])
+    )
+    images = device_images(problem.pool)
     outputs = [
-        _outputs_of_batch(
-            variables,
-            original.normalization,
-            device_images(problem.pool),
-            block,
-            jax.random.fold_in(key, i),
-            module=original.module,
-        )
-        for i, block in enumerate(filled.reshape(-1, BLOCK))
+        outputs_of_batch(variables, normalization, images, devices.split(block, 0), key, module=original.module)
+        for key, block in zip(keys, filled.reshape(-1, BLOCK), strict=True)
     ]
-    return np.concatenate(outputs)[: len(rows)]
+    return np.concatenate([devices.on_host(block) for block in outputs])[: len(rows)]
 
 
 def check(retain_share: float) -> None:
