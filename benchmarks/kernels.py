@@ -77,7 +77,7 @@ class Train:
         losses = []
         start = time.perf_counter()
         for first in range(0, count, STEPS_PER_CALL):
-            rows = pad_steps(self._rows[order[first : first + STEPS_PER_CALL]])
+            rows = pad_steps(self._rows[order[first : first + STEPS_PER_CALL]], STEPS_PER_CALL)
             self._state, chunk = training.train_steps(
                 self._state,
                 *self._fixed,

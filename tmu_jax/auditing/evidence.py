@@ -12,12 +12,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from tmu_jax.data import Pool
+from tmu_jax.data.demand import add_to, head
 
 SCHEMA = "tmu_jax evidence 1"
 PrivateKey = Ed25519PrivateKey | pathlib.Path | str
@@ -64,9 +64,9 @@ def sha256(content: bytes) -> str:
 def data_digest(pool: Pool, num_images: int) -> str:
     """SHA-256 (hex) of the first images and labels of a pool: those of the data set, without augmented copies."""
     digest = hashlib.sha256()
-    for array in (pool.images[:num_images], pool.labels[:num_images]):
+    for array in (head(pool.images, num_images), pool.labels[:num_images]):
         digest.update(json.dumps([array.dtype.name, list(array.shape)]).encode() + b"\n")
-        digest.update(np.ascontiguousarray(array).data)
+        add_to(digest, array)
     return digest.hexdigest()
 
 

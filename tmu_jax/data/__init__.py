@@ -1,6 +1,7 @@
 """Images, labels and forget requests; NumPy only, nothing here imports JAX."""
 
 from tmu_jax.data.arrays import from_arrays, subset
+from tmu_jax.data.demand import ImagesOnDemand, image_files, on_demand
 from tmu_jax.data.faces import load_faces, locate_faces, read_prepared_faces
 from tmu_jax.data.heldout import HeldoutSource, Ratio
 from tmu_jax.data.identities import FolderData
@@ -19,6 +20,7 @@ __all__ = [
     "FolderData",
     "ForgetProblem",
     "HeldoutSource",
+    "ImagesOnDemand",
     "Location",
     "Pool",
     "Ratio",
@@ -32,10 +34,12 @@ __all__ = [
     "from_npz",
     "from_source",
     "from_tfds",
+    "image_files",
     "load",
     "load_faces",
     "locate",
     "locate_faces",
+    "on_demand",
     "read_prepared_faces",
     "subset",
 ]

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from tmu_jax.data.checks import check_integer, printable
+from tmu_jax.data.demand import ImagesOnDemand
 from tmu_jax.data.ids import as_ids, check_unique
 from tmu_jax.data.labels import convert_labels
-from tmu_jax.data.pixels import Channels, Reading, convert_images
+from tmu_jax.data.pixels import Channels, Reading, check_one_shape, convert_images
 from tmu_jax.data.types import Dataset
 
 
@@ -31,7 +32,7 @@ def from_arrays(
 
     Args:
         train_images: [n, height, width, channels], or grey [n, height, width], or a list of images; integers or whole
-            floats 0..255, of other ranges with `pixel_range`.
+            floats 0..255, of other ranges with `pixel_range`. Or what `on_demand` or `image_files` gives.
         train_labels: [n] or [n, 1] integers, whole floats, truth values or strings. Integers 0..K-1 stay as they are;
             others become 0..K-1 in their order, strings in that of their spelling (that of their numbers where all are
             whole numbers).
@@ -56,7 +57,8 @@ def from_arrays(
         ValueError: a wrong shape, length or range, missing labels, or ids that occur more than once.
     """
     given = {"train_images": train_images, "test_images": test_images}
-    images, of_images = convert_images(given, Reading(pixel_range, channels, image_size))
+    reading = Reading(pixel_range, channels, image_size)
+    images, of_images = convert_images(given, reading) if not _is_on_demand(given, reading) else (given, [])
     labels, names, of_labels = convert_labels({"train_labels": train_labels, "test_labels": test_labels}, class_names)
     for split in ("train", "test"):
         num_images, num_labels = len(images[f"{split}_images"]), len(labels[f"{split}_labels"])
@@ -71,6 +73,21 @@ def from_arrays(
         **images,
         **labels,
     )
+
+
+def _is_on_demand(images: dict[str, Any], reading: Reading) -> bool:
+    """Whether any images are read on demand; they are what they must be, and nothing more can be asked of them."""
+    if not any(isinstance(one, ImagesOnDemand) for one in images.values()):
+        return False
+    if reading != Reading():
+        raise ValueError(
+            "pixel_range, channels and image_size are for images in memory; source must give what is meant"
+        )
+    for name, one in images.items():
+        if not isinstance(one, ImagesOnDemand) and not (isinstance(one, np.ndarray) and one.dtype == np.uint8):
+            raise TypeError(f"{name} must be uint8[n, height, width, channels] or on demand where the others are")
+    check_one_shape(images)
+    return True
 
 
 def subset(data: Dataset, num_train: int, seed: int = 0) -> Dataset:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tmu_jax.data.checks import name_some
+from tmu_jax.data.demand import chunks
 from tmu_jax.data.types import ForgetProblem
 
 
@@ -19,8 +20,14 @@ def exact_copies(problem: ForgetProblem) -> np.ndarray:
     first: dict[bytes, tuple[int, int]] = {}
     for place, row in enumerate(problem.forget.indices.tolist()):
         first.setdefault(images[row].tobytes(), (place, row))
-    others = np.union1d(problem.retain.indices, problem.heldout.indices).tolist()
-    found = [(*first[pixels], row) for row in others if (pixels := images[row].tobytes()) in first]
+    is_other = np.zeros(len(images), bool)
+    is_other[problem.retain.indices] = is_other[problem.heldout.indices] = True
+    every = (image for part in chunks(images) for image in part)
+    found = [
+        (*first[pixels], row)
+        for row, image in enumerate(every)
+        if is_other[row] and (pixels := image.tobytes()) in first
+    ]
     return np.array([pair for _, *pair in sorted(found)], np.int32).reshape(-1, 2)
 
 

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from tmu_jax.data.demand import join
 from tmu_jax.data.types import Dataset, Pool
 
 HeldoutSource = Literal["test", "train"]
@@ -52,9 +53,7 @@ def heldout_from_test(
             rows.append(np.arange(end, end + len(copies)))
             end += len(copies)
     if extra_images:
-        pool = Pool(
-            np.concatenate([pool.images, *extra_images]), np.concatenate([pool.labels, *extra_labels]), data.num_classes
-        )
+        pool = Pool(join([pool.images, *extra_images]), np.concatenate([pool.labels, *extra_labels]), data.num_classes)
     return pool, np.concatenate(rows)
 
 

@@ -58,7 +58,7 @@ def convert_images(images: Mapping[str, Any], reading: Reading) -> tuple[dict[st
     arrays = {name: _one_array(name, array) for name, array in found.items()}
     if reading.image_size is not None:
         notes.append(f"The central square of each image was resized to {reading.image_size}x{reading.image_size}.")
-    _check_one_shape(arrays)
+    check_one_shape(arrays)
     return arrays, notes
 
 
@@ -185,7 +185,7 @@ def _one_array(name: str, images: Images) -> np.ndarray:
     )
 
 
-def _check_one_shape(arrays: Mapping[str, np.ndarray]) -> None:
+def check_one_shape(arrays: Mapping[str, Any]) -> None:
     (first, one), (second, other) = ((name, array.shape[1:]) for name, array in arrays.items())
     if one != other:
         remedy = "; image_size= would resize them" if one[2] == other[2] else ""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tmu_jax.data.demand import Images, add_to, join
 from tmu_jax.data.ids import Register, check_unique
 from tmu_jax.text import ascii_text
 
@@ -22,12 +23,12 @@ class Pool:
     Equality and hash are by identity, so that a pool can key a cache of device copies.
 
     Attributes:
-        images: uint8[p, height, width, channels], 0..255.
+        images: uint8[p, height, width, channels], 0..255, in memory or read on demand.
         labels: int32[p], 0..num_classes-1.
         num_classes: the number of classes.
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     num_classes: int
 
@@ -90,7 +91,7 @@ class Dataset:
     Attributes:
         name: "cifar10", "cifar100", "synthetic" or the caller's own.
         source: where the arrays came from, in words, without any path.
-        train_images: uint8[n, height, width, channels], 0..255.
+        train_images: uint8[n, height, width, channels], 0..255, in memory or read on demand.
         train_labels: int32[n].
         test_images: uint8[m, height, width, channels], 0..255.
         test_labels: int32[m].
@@ -101,9 +102,9 @@ class Dataset:
 
     name: str
     source: str
-    train_images: np.ndarray
+    train_images: Images
     train_labels: np.ndarray
-    test_images: np.ndarray
+    test_images: Images
     test_labels: np.ndarray
     class_names: tuple[str, ...]
     train_ids: np.ndarray | None = None
@@ -153,7 +154,7 @@ class Dataset:
     def pool(self) -> Pool:
         """The training rows, then the test rows, in one array; the same object at every access."""
         return Pool(
-            images=np.concatenate([self.train_images, self.test_images]),
+            images=join([self.train_images, self.test_images]),
             labels=np.concatenate([self.train_labels, self.test_labels]),
             num_classes=self.num_classes,
         )
@@ -165,7 +166,7 @@ class Dataset:
         digest.update(repr((self.name, self.class_names)).encode())
         for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
             digest.update(repr((array.dtype.str, array.shape)).encode())
-            digest.update(np.ascontiguousarray(array).data)
+            add_to(digest, array)
         return digest.hexdigest()
 
     def __repr__(self) -> str:
@@ -226,7 +227,7 @@ class ForgetProblem:
         )
 
 
-def _check_images_and_labels(name: str, images: np.ndarray, labels: np.ndarray) -> None:
+def _check_images_and_labels(name: str, images: Images, labels: np.ndarray) -> None:
     if images.ndim != 4 or images.dtype != np.uint8:
         raise TypeError(
             f"{name} images must be uint8[n, height, width, channels], got {images.dtype}{list(images.shape)}"

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tmu_jax.data import Dataset
+from tmu_jax.data.demand import Images
 from tmu_jax.requests.record import Request
 
 
@@ -69,7 +70,7 @@ class Hashed(NamedTuple):
         return (self.ids, one.ids) if self.knows_ids(one) else (self.images, one.images)
 
 
-def image_codes(salt: bytes, images: np.ndarray) -> list[str]:
+def image_codes(salt: bytes, images: Images) -> list[str]:
     """The HMAC of the shape and bytes of each image uint8[n, h, w, c]."""
     shape = f"image {images.shape[1:]} ".encode()
     return [_code(salt, shape + image.tobytes()) for image in images]

@@ -2,7 +2,16 @@
 
 from tmu_jax.training.adapter import Adapter, Keys, ModuleLike, Variables
 from tmu_jax.training.checking import Check, check
-from tmu_jax.training.images import device_images, normalize, one_hot, pixel_statistics, random_flip_and_crop
+from tmu_jax.training.images import (
+    Call,
+    device_images,
+    in_calls,
+    normalize,
+    one_hot,
+    pixel_statistics,
+    random_flip_and_crop,
+    unit_pixels,
+)
 from tmu_jax.training.inference import Blocks, evaluation_blocks, first_rows, over_blocks, predict, predict_rows
 from tmu_jax.training.linen import in_float32
 from tmu_jax.training.loop import STEPS_PER_CALL, Stream, fit, train
@@ -15,6 +24,7 @@ __all__ = [
     "STEPS_PER_CALL",
     "Adapter",
     "Blocks",
+    "Call",
     "Check",
     "Keys",
     "ModuleLike",
@@ -31,6 +41,7 @@ __all__ = [
     "evaluation_blocks",
     "first_rows",
     "fit",
+    "in_calls",
     "in_float32",
     "init_variables",
     "make_optimizer",
@@ -45,6 +56,7 @@ __all__ = [
     "train",
     "train_step",
     "train_steps",
+    "unit_pixels",
     "weighted_cross_entropy",
     "wrap",
 ]

@@ -160,7 +160,7 @@ def _misfits(model: TrainedModel, pool: Pool, recorder: Recorder) -> Iterator[st
 
 
 def _pixels(data: Dataset) -> Iterator[str]:
-    largest = int(data.train_images.max())
+    largest = int(_some(data, "train").images.max())
     if largest <= 1:
         yield f"the largest pixel is {largest}, of 0 to 255: they seem to be in units of 0..1; multiply them by 255"
 

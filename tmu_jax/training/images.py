@@ -1,6 +1,8 @@
 """Images and labels as the training step takes them: on the device, normalised, augmented."""
 
 import weakref
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import chex
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 
 from tmu_jax import devices
 from tmu_jax.data import Pool, Split
+from tmu_jax.data.demand import chunks, read_ahead
 from tmu_jax.training.recipe import Augment, Normalization
 
 
@@ -66,6 +69,45 @@ def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.eye(num_classes, dtype=np.float32)[labels]
 
 
+class Call(NamedTuple):
+    """The images of one call of a compiled program.
+
+    Attributes:
+      images: of the whole pool, uint8[p, h, w, c]; or uint8[..., h, w, c], of the call alone.
+      rows: int32[...] of the pool, the last axis divided over the devices; None where the call brings its own images.
+    """
+
+    images: jax.Array | np.ndarray
+    rows: jax.Array | np.ndarray | None
+
+
+def in_calls(pool: Pool, calls: Sequence[np.ndarray]) -> Iterator[Call]:
+    """The images of calls, one after another: the pool lies on each device, or where it is too large is read ahead.
+
+    Args:
+      pool: the images.
+      calls: int32[..., n] each, rows of the pool; n images are a batch, which is divided over the devices.
+    """
+    if is_resident(pool):
+        images = device_images(pool)
+        for rows in calls:
+            yield Call(images, devices.split(rows, rows.ndim - 1))
+    else:
+        for rows, read in zip(calls, read_ahead(pool.images, calls), strict=True):
+            yield Call(devices.split(read, rows.ndim - 1), None)
+
+
+def is_resident(pool: Pool) -> bool:
+    """Whether a pool is kept on each device: where it is in memory and takes at most half of a device's."""
+    limit = (devices.in_use()[0].memory_stats() or {}).get("bytes_limit")
+    return isinstance(pool.images, np.ndarray) and (limit is None or 2 * pool.images.nbytes <= limit)
+
+
+def unit_pixels(images: jax.Array, batch: jax.Array) -> jax.Array:
+    """A batch as float32[n, h, w, c] in 0..1: int32[n] rows of the images, or uint8[n, h, w, c] of its own."""
+    return (images[batch] if batch.ndim == 1 else batch).astype(jnp.float32) / 255
+
+
 _device_images: "weakref.WeakKeyDictionary[Pool, tuple[tuple[jax.Device, ...], jax.Array]]" = (
     weakref.WeakKeyDictionary()
 )
@@ -81,7 +123,9 @@ def device_images(pool: Pool) -> jax.Array:
 
 def pixel_statistics(data: Split) -> Normalization:
     """Per-channel mean and standard deviation of a split's pixels, in units of 0..1 (a constant channel: 1)."""
-    counts = [np.bincount(data.images[..., c].ravel(), minlength=256) for c in range(data.pool.images.shape[-1])]
+    counts = np.zeros((data.pool.images.shape[-1], 256), np.int64)
+    for images in chunks(data.pool.images, data.indices):
+        counts += [np.bincount(images[..., c].ravel(), minlength=256) for c in range(len(counts))]
     levels = np.arange(256) / 255
     mean = np.array([count @ levels / count.sum() for count in counts])
     variance = np.array([count @ (levels - m) ** 2 / count.sum() for count, m in zip(counts, mean, strict=True)])

@@ -11,7 +11,7 @@ import numpy as np
 from tmu_jax import devices
 from tmu_jax.data import Split
 from tmu_jax.training.adapter import ModuleLike, Variables
-from tmu_jax.training.images import device_images, normalize
+from tmu_jax.training.images import in_calls, normalize, unit_pixels
 from tmu_jax.training.module import apply
 from tmu_jax.training.recipe import Normalization, TrainedModel
 
@@ -71,20 +71,20 @@ def over_blocks(function: Callable[..., Any], num_blocks: jax.Array, *blocks: ja
 def predict_rows(
     variables: Variables,
     normalization: Normalization,
-    pool_images: jax.Array,
-    rows: jax.Array,
+    images: jax.Array,
+    rows: jax.Array | None,
     num_blocks: jax.Array,
     *,
     module: ModuleLike,
 ) -> tuple[jax.Array, jax.Array]:
-    """Logits and embeddings of rows int32[per_call, size] of the pool, in evaluation mode; see `over_blocks`."""
+    """Logits and embeddings in evaluation mode of rows int32[per_call, size], see `Call` and `over_blocks`."""
 
-    def predict_block(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        images = pool_images[rows].astype(jnp.float32) / 255
-        (logits, embeddings), _ = apply(module, variables, normalize(images, normalization), train=False)
+    def predict_block(block: jax.Array) -> tuple[jax.Array, jax.Array]:
+        pixels = normalize(unit_pixels(images, block), normalization)
+        (logits, embeddings), _ = apply(module, variables, pixels, train=False)
         return jnp.asarray(logits), jnp.asarray(embeddings)
 
-    return over_blocks(predict_block, num_blocks, jnp.asarray(rows))
+    return over_blocks(predict_block, num_blocks, jnp.asarray(images if rows is None else rows))
 
 
 def predict(model: TrainedModel, data: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -98,13 +98,11 @@ def predict(model: TrainedModel, data: Split) -> tuple[np.ndarray, np.ndarray]:
       (logits float32[n, classes], embeddings float32[n, d]), in the split's order; empty for an empty split.
     """
     blocks = evaluation_blocks(Blocks(64, 16), Blocks(2000, 1))
-    images = device_images(data.pool)
     variables, normalization = devices.replicate((model.variables, model.normalization))
     outputs = []
-    for rows, count in blocks.split(data.indices):
-        found = predict_rows(
-            variables, normalization, images, devices.split(rows, 1), blocks.num_blocks(count), module=model.module
-        )
+    calls, counts = zip(*blocks.split(data.indices), strict=True)
+    for call, count in zip(in_calls(data.pool, calls), counts, strict=True):
+        found = predict_rows(variables, normalization, *call, blocks.num_blocks(count), module=model.module)
         outputs.append([first_rows(devices.on_host(part), count) for part in found])
     logits, embeddings = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
     return logits, embeddings

@@ -1,6 +1,7 @@
 """The loop around the training step: streams of rows, epochs, and training from a fresh initialisation."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -15,13 +16,15 @@ from tmu_jax.resuming import Position, next_loop
 from tmu_jax.stages import Progress
 from tmu_jax.timing import Stopwatch
 from tmu_jax.training.adapter import Adapter, ModuleLike, Variables, as_masters, low_precision, name_of
-from tmu_jax.training.images import device_images, one_hot, pixel_statistics
+from tmu_jax.training.images import in_calls, is_resident, one_hot, pixel_statistics
 from tmu_jax.training.linen import as_adapter, as_static
 from tmu_jax.training.module import init_variables
 from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel
 from tmu_jax.training.step import TrainState, make_optimizer, train_steps
 
 STEPS_PER_CALL = 64
+_MOST_BYTES = 2**28
+"""Of the images of a call that do not lie on the device already."""
 
 
 class Stream(NamedTuple):
@@ -126,34 +129,34 @@ def fit(
         opt_state=optimizer.init(variables["params"]),
         step=jnp.zeros((), jnp.int32),
     )
-    images = device_images(pool)
-    fixed = devices.replicate((jnp.asarray(targets), jnp.asarray(weights), normalization, augment_key))
-    device_targets, device_weights, normalization, augment_key = fixed
     loop = next_loop(total, recipe.batch_size, jax.random.key_data(key), targets, weights, *stream.groups)
     state, at = loop.begin(state)
-    state = devices.replicate(state)
+    state, normalization, augment_key = devices.replicate((state, normalization, augment_key))
+    of_pool = devices.replicate((jnp.asarray(targets), jnp.asarray(weights))) if is_resident(pool) else None
+    per_call = _steps_per_call(pool, recipe.batch_size)
     with loop.at_work():
         for epoch, rows in enumerate(stream.epochs(recipe.batch_size, rng)):
             if epoch < at.epoch:
                 continue  # Drawn all the same: the order of the later ones depends on it.
-            for start in range(at.start, steps, STEPS_PER_CALL):
-                count = min(STEPS_PER_CALL, steps - start)
+            starts = range(at.start, steps, per_call)
+            calls = [pad_steps(rows[start : start + per_call], per_call) for start in starts]
+            for start, own_rows, call in zip(starts, calls, in_calls(pool, calls), strict=True):
+                count = min(per_call, steps - start)
                 chunk_rates = rates[min(epoch, recipe.epochs - 1) * steps + start :][:count]
                 state, chunk_losses = train_steps(
                     state,
-                    images,
-                    device_targets,
-                    device_weights,
+                    call.images,
+                    *(of_pool or (devices.split(array[own_rows], 1) for array in (targets, weights))),
                     normalization,
-                    devices.split(pad_steps(rows[start : start + count]), 1),
-                    pad_steps(chunk_rates),
+                    call.rows,
+                    pad_steps(chunk_rates, per_call),
                     np.int32(count),
                     np.float32(recipe.weight_decay),
                     augment_key,
                     module=module,
                     optimizer=recipe.optimizer,
                     augment=recipe.augment,
-                    every_step=count == STEPS_PER_CALL and jax.default_backend() != "cpu",
+                    every_step=count == per_call and jax.default_backend() != "cpu",
                 )
                 at = at.after(count, chunk_losses)
                 loop.reached(state, at)
@@ -189,9 +192,15 @@ def _divergence(epoch: int, start: int, losses: np.ndarray, rates: np.ndarray, r
     )
 
 
-def pad_steps(rows: np.ndarray) -> np.ndarray:
-    """Pads the leading axis to STEPS_PER_CALL, so that one program serves every length."""
-    return np.pad(rows, [(0, STEPS_PER_CALL - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+def _steps_per_call(pool: Pool, batch_size: int) -> int:
+    """As many as a call takes of a pool that lies on the device, or as the memory for their images holds."""
+    of_a_step = batch_size * math.prod(pool.images.shape[1:])
+    return STEPS_PER_CALL if is_resident(pool) else min(STEPS_PER_CALL, max(1, _MOST_BYTES // of_a_step))
+
+
+def pad_steps(rows: np.ndarray, length: int) -> np.ndarray:
+    """Pads the leading axis, so that one program serves every length."""
+    return np.pad(rows, [(0, length - len(rows))] + [(0, 0)] * (rows.ndim - 1))
 
 
 def train(

@@ -154,11 +154,11 @@ def microbatch_size(module: ModuleLike, batch_size: int) -> int | None:
 )
 def train_steps(
     state: TrainState,
-    pool_images: jax.Array,
+    images: jax.Array,
     targets: jax.Array,
     weights: jax.Array,
     normalization: Normalization,
-    indices: jax.Array,
+    indices: jax.Array | None,
     learning_rates: jax.Array,
     num_steps: jax.Array,
     weight_decay: jax.Array,
@@ -173,11 +173,11 @@ def train_steps(
 
     Args:
       state: where to start.
-      pool_images: uint8[p, h, w, c], 0..255.
+      images: uint8[p, h, w, c], 0..255.
       targets: float32[p, classes].
       weights: float32[p].
       normalization: of the pixels.
-      indices: int32[steps, batch], rows of the pool.
+      indices: int32[steps, batch], rows of those; None where they are the steps' own, [steps, batch, ...] each.
       learning_rates: float32[steps].
       num_steps: int32[], at most `steps`; dynamic, so that one program serves every length.
       weight_decay: float32[].
@@ -190,28 +190,29 @@ def train_steps(
     Returns:
       The state and the loss of each step, float32[steps] (0 beyond `num_steps`).
     """
-    chex.assert_rank([pool_images, targets, weights, indices], [4, 2, 1, 2])
+    chex.assert_rank([images, targets, weights], [4, 2, 1] if indices is not None else [5, 3, 2])
 
     def body(i: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
         state, losses = carry
-        rows = indices[i]
-        images = pool_images[rows].astype(jnp.float32) / 255
+        rows = i if indices is None else indices[i]
+        pixels = images[rows].astype(jnp.float32) / 255
         if augment:
-            images = augmented(augment, jax.random.fold_in(key, state.step), images)
-        images = normalize(images, normalization)
+            pixels = augmented(augment, jax.random.fold_in(key, state.step), pixels)
+        pixels = normalize(pixels, normalization)
         variables = {"params": state.params, **state.collections}
         state, loss = train_step(
             state,
-            images,
+            pixels,
             targets[rows],
             weights[rows],
             learning_rates[i],
             weight_decay,
             module=module,
             optimizer=optimizer,
-            keys=step_keys(module, variables, images, key, state.step),
+            keys=step_keys(module, variables, pixels, key, state.step),
         )
         return state, losses.at[i].set(loss)
 
-    last = len(indices) if every_step else num_steps
-    return jax.lax.fori_loop(0, last, body, (state, jnp.zeros(len(indices), jnp.float32)))
+    num_losses = len(learning_rates)
+    last = num_losses if every_step else num_steps
+    return jax.lax.fori_loop(0, last, body, (state, jnp.zeros(num_losses, jnp.float32)))

@@ -24,13 +24,14 @@ from tmu_jax.training import (
     TrainedModel,
     Variables,
     apply,
-    device_images,
     evaluation_blocks,
     first_rows,
+    in_calls,
     in_float32,
     normalize,
     over_blocks,
     predict,
+    unit_pixels,
 )
 from tmu_jax.twin.attacks import adversarial_cross_entropy, ascent_direction, attack_batch
 from tmu_jax.twin.neighbors import mean_nearest_distance
@@ -132,16 +133,16 @@ def adversarial(
         raise ValueError("samples holds no images; give at least one")
     # A radius of 0.25/255 is lost in bfloat16's rounding of the pixels.
     module = in_float32(model.module)
-    images, labels = device_images(samples.pool), samples.pool.labels
+    labels = samples.pool.labels
     variables, normalization = devices.replicate((model.variables, model.normalization))
     features, successes = [], []
     done = 0
-    for rows, count in blocks.split(samples.indices):
+    calls, counts = zip(*blocks.split(samples.indices), strict=True)
+    for call, rows, count in zip(in_calls(samples.pool, calls), calls, counts, strict=True):
         clean, attacked = attack_rows(
             variables,
             normalization,
-            images,
-            devices.split(rows, 1),
+            *call,
             devices.split(labels[rows], 1),
             blocks.num_blocks(count),
             *padded_radii(radii),
@@ -172,8 +173,8 @@ def padded_radii(radii: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.in
 def attack_rows(
     variables: Variables,
     normalization: Normalization,
-    pool_images: jax.Array,
-    rows: jax.Array,
+    images: jax.Array,
+    rows: jax.Array | None,
     labels: jax.Array,
     num_blocks: jax.Array,
     radii: jax.Array,
@@ -182,7 +183,7 @@ def attack_rows(
     module: ModuleLike,
     num_steps: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Logits of rows int32[per_call, size] of the pool with their labels, clean and attacked at the first radii.
+    """Logits of rows int32[per_call, size] with their labels, clean and attacked at the first radii; see `Call`.
 
     Returns (float32[per_call, size, classes], float32[radii, per_call, size, classes]); see `over_blocks`.
     """
@@ -193,17 +194,18 @@ def attack_rows(
         (logits, _), _ = apply(module, variables, normalize(image[None], normalization), train=False)
         return logits[0]
 
-    def attack_block(rows: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        images = pool_images[rows].astype(jnp.float32) / 255
-        uphill, clean = jax.vmap(functools.partial(ascent_direction, logits_fn))(images, labels)
+    def attack_block(block: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        pixels = unit_pixels(images, block)
+        uphill, clean = jax.vmap(functools.partial(ascent_direction, logits_fn))(pixels, labels)
 
         def attack(eps: jax.Array) -> jax.Array:
-            attacked = attack_batch(logits_fn, images, labels, eps=eps, num_steps=num_steps, uphill=uphill)
+            attacked = attack_batch(logits_fn, pixels, labels, eps=eps, num_steps=num_steps, uphill=uphill)
             return jax.vmap(logits_fn)(attacked)
 
         return clean, over_blocks(attack, num_radii, jnp.asarray(radii))
 
-    clean, attacked = over_blocks(attack_block, num_blocks, jnp.asarray(rows), jnp.asarray(labels))
+    taken = jnp.asarray(images if rows is None else rows)
+    clean, attacked = over_blocks(attack_block, num_blocks, taken, jnp.asarray(labels))
     return clean, attacked.swapaxes(0, 1)
 
 

@@ -24,11 +24,12 @@ from tmu_jax.training import (
     TrainedModel,
     Variables,
     apply,
-    device_images,
+    in_calls,
     init_variables,
     normalize,
     predict,
     step_keys,
+    unit_pixels,
 )
 from tmu_jax.unlearning.method import Method
 from tmu_jax.unlearning.relabelling import Relabelling, equal_weights, true_targets
@@ -43,16 +44,16 @@ BLOCK = 256
 def outputs_of_batch(
     variables: Variables,
     normalization: Normalization,
-    pool_images: jax.Array,
-    rows: jax.Array,
+    images: jax.Array,
+    rows: jax.Array | None,
     key: jax.Array,
     *,
     module: ModuleLike,
 ) -> jax.Array:
-    """Softmax outputs for rows int32[n] of the pool, as in training: by this batch's statistics, with dropout."""
-    images = normalize(pool_images[rows].astype(jnp.float32) / 255, normalization)
-    keys = step_keys(module, variables, images, key, 0)
-    (logits, _), _ = apply(module, variables, images, train=True, keys=keys)
+    """Softmax outputs for rows int32[n], see `Call`, as in training: by this batch's statistics, with dropout."""
+    pixels = normalize(unit_pixels(images, images if rows is None else rows), normalization)
+    keys = step_keys(module, variables, pixels, key, 0)
+    (logits, _), _ = apply(module, variables, pixels, train=True, keys=keys)
     return jax.nn.softmax(logits)
 
 
@@ -78,10 +79,9 @@ def random_teacher(problem: ForgetProblem, original: TrainedModel, key: jax.Arra
     variables, normalization, keys = devices.replicate(
         (variables, original.normalization, [jax.random.fold_in(key, i) for i in range(len(filled) // BLOCK)])
     )
-    images = device_images(problem.pool)
     outputs = [
-        outputs_of_batch(variables, normalization, images, devices.split(block, 0), key, module=original.module)
-        for key, block in zip(keys, filled.reshape(-1, BLOCK), strict=True)
+        outputs_of_batch(variables, normalization, *call, key, module=original.module)
+        for key, call in zip(keys, in_calls(problem.pool, list(filled.reshape(-1, BLOCK))), strict=True)
     ]
     return np.concatenate([devices.on_host(block) for block in outputs])[: len(rows)]
 
