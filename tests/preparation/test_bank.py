@@ -9,8 +9,10 @@ import tmu_jax
 from tests.preparation.made import DATA, KEY, RECIPE, gathered_rows
 from tests.tiny import TinyNet
 from tmu_jax.data import Split
+from tmu_jax.preparation import bank
 from tmu_jax.preparation.bank import Bank, BankModel, BankSettings, bank_stages, fold_of, train_bank_model
 from tmu_jax.stages import compute, given
+from tmu_jax.training.packing import pack, unpack_plain
 
 TRAIN = Split(DATA.pool, np.arange(200, dtype=np.int32))
 UNSEEN = np.arange(200, 320, dtype=np.int32)
@@ -106,3 +108,23 @@ def test_an_empty_fold_and_a_model_that_saw_what_it_answers_are_refused():
         fold_of(Split(DATA.pool, TRAIN.indices[:4]), 5, KEY)
     with pytest.raises(ValueError, match="never saw"):
         train_bank_model(TinyNet(), RECIPE, TRAIN, np.array([3], np.int32), KEY)
+
+
+def test_of_many_classes_the_largest_few_are_kept(monkeypatch):
+    """True probabilities to float16's precision; the others share what is left, so that all add up to 1."""
+    trained, rows = Split(DATA.pool, TRAIN.indices[:100]), np.arange(100, 150, dtype=np.int32)
+    whole = train_bank_model(TinyNet(), RECIPE, trained, rows, KEY)
+    monkeypatch.setattr(bank, "_MOST_CLASSES", 3)
+    monkeypatch.setattr(bank, "_LARGEST", 2)
+    few = train_bank_model(TinyNet(), RECIPE, trained, rows, KEY)
+    assert few.logits.shape == few.largest.shape == (50, 2)
+    expected = scipy.special.softmax(whole.logits.astype(np.float64), axis=1)
+    order = np.argsort(expected, axis=1)
+    np.put_along_axis(expected, order[:, :2], np.take_along_axis(expected, order[:, :2], 1).mean(1)[:, None], axis=1)
+    kept = Bank([[few]], len(DATA.pool), seed=0)
+    np.testing.assert_allclose(np.exp(kept.answers(rows)[:, 0]), expected, atol=2e-3)
+    np.testing.assert_allclose(np.exp(kept.answers(rows)).sum(2), 1, rtol=1e-5)
+    fewer = kept.without(rows[:7])
+    np.testing.assert_array_equal(fewer.answers(rows[7:]), kept.answers(rows[7:]))
+    again = unpack_plain(BankModel, pack(few))
+    np.testing.assert_array_equal(again.log_probabilities(np.arange(50)), few.log_probabilities(np.arange(50)))

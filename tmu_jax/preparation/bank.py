@@ -17,6 +17,8 @@ from tmu_jax.stages import PASS_WORK, VERSIONS, Progress, Stage, key_for
 from tmu_jax.training import ModuleLike, Recipe, TrainedModel, predict, train
 from tmu_jax.training.packing import pack_recipe
 
+_MOST_CLASSES, _LARGEST = 256, 32
+
 
 @dataclasses.dataclass(frozen=True)
 class BankSettings:
@@ -52,9 +54,11 @@ class BankModel(NamedTuple):
     Attributes:
       trained: int32[m], rows of the pool that it was trained on.
       rows: int32[n], rows that it answers on: its fold, then those that no model saw.
-      logits: float16[n, classes].
+      logits: float16[n, classes]; of more than 256 classes the 32 largest log-probabilities, float16[n, 32].
       seconds: run time of training and answering.
       compile_seconds: of tracing and compiling.
+      largest: int32[n, 32], the classes of those; [0, 0] where all are kept.
+      num_classes: of which they are the largest; 0 where all are kept.
     """
 
     trained: np.ndarray
@@ -62,6 +66,18 @@ class BankModel(NamedTuple):
     logits: np.ndarray
     seconds: float = 0.0
     compile_seconds: float = 0.0
+    largest: np.ndarray = np.zeros((0, 0), np.int32)
+    num_classes: int = 0
+
+    def log_probabilities(self, places: np.ndarray) -> np.ndarray:
+        """Of the answers at int32[m] places of `rows`, float32[m, classes]; what is left is shared equally."""
+        kept = self.logits[places].astype(np.float32)
+        if not self.num_classes:
+            return scipy.special.log_softmax(kept, axis=1)
+        left = np.maximum(1 - np.exp(kept).sum(1), 1e-6) / (self.num_classes - kept.shape[1])
+        found = np.repeat(np.log(left)[:, None], self.num_classes, axis=1)
+        np.put_along_axis(found, self.largest[places], kept, axis=1)
+        return scipy.special.log_softmax(found, axis=1)
 
 
 def fold_of(train: Split, folds: int, key: jax.Array) -> np.ndarray:
@@ -112,8 +128,12 @@ def train_bank_model(
         raise ValueError("answered shares rows with trained; a bank's model answers on images that it never saw")
     model = train(module, trained, key=key, recipe=recipe, progress=progress)
     logits, _ = predict(model, Split(trained.pool, answered))
-    kept = np.clip(logits, -60_000, 60_000).astype(np.float16)
-    return BankModel(trained.indices, answered, kept, model.seconds, model.compile_seconds)
+    if logits.shape[1] <= _MOST_CLASSES:
+        kept = np.clip(logits, -60_000, 60_000).astype(np.float16)
+        return BankModel(trained.indices, answered, kept, model.seconds, model.compile_seconds)
+    largest = np.argpartition(-logits, _LARGEST, axis=1)[:, :_LARGEST].astype(np.int32)
+    kept = np.take_along_axis(scipy.special.log_softmax(logits, axis=1), largest, axis=1).astype(np.float16)
+    return BankModel(trained.indices, answered, kept, model.seconds, model.compile_seconds, largest, logits.shape[1])
 
 
 def bank_stages(
@@ -204,11 +224,8 @@ class Bank:
                 first = rows[~may.any(0)][0]
                 raise ValueError(f"row {first} was trained on by every model of the bank, or is not in it")
             chosen = np.where(may, drawn[:, rows], -1.0).argmax(0)
-            logits = np.empty((len(rows), models[0].logits.shape[1]), np.float32)
-            for fold, (model, position) in enumerate(zip(models, positions, strict=True)):
-                own = chosen == fold
-                logits[own] = model.logits[position[rows[own]]]
-            found.append(scipy.special.log_softmax(logits, axis=1))
+            of_folds = [model.log_probabilities(at[rows]) for model, at in zip(models, positions, strict=True)]
+            found.append(np.stack(of_folds)[chosen, np.arange(len(rows))])
         return np.stack(found, axis=1)
 
     def without(self, rows: np.ndarray) -> "Bank":
@@ -218,7 +235,8 @@ class Bank:
             models.append([])
             for model in repetition:
                 kept = ~np.isin(model.rows, rows)
-                models[-1].append(model._replace(rows=model.rows[kept], logits=model.logits[kept]))
+                largest = model.largest[kept] if model.num_classes else model.largest
+                models[-1].append(model._replace(rows=model.rows[kept], logits=model.logits[kept], largest=largest))
         return Bank(models, len(self._position[0][0]), self._seed)
 
 
