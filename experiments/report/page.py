@@ -137,8 +137,11 @@ def _runs(config: Mapping[str, Any], groups: Sequence[Results], records: Sequenc
     parts.append(_made_elsewhere(records))
     parts.append(
         "From the root of a checkout, an --output folder added at will. Started again with the same folder, a command "
-        "continues where it stopped and writes this report anew."
+        "continues where it stopped and writes this report anew. On another number of cores, or of devices, outputs "
+        "differ in their last digits, and on another processor so do the answers on a few images."
     )
+    if len({(run.get("device"), json.dumps(run.get("versions"))) for run in config["runs"].values()}) > 1:
+        parts.append("The runs above are of different machines or versions.")
     return Section("What ran, and how to run it again", [part for part in parts if part])
 
 
