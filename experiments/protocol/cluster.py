@@ -5,6 +5,7 @@ processes from one stage or one file.
 """
 
 import contextlib
+import logging
 import os
 import pathlib
 import time
@@ -37,6 +38,8 @@ MAX_RETRIES = 10
 """How often a task is taken over whose worker or machine was lost. Ray's own 3 is few where machines come and go."""
 GRACE = 60.0
 """Seconds that tasks at work get to save what they have come to, after an interruption."""
+PAUSE = 0.1
+"""Seconds between two looks at what is done."""
 
 Prepare = Callable[[], list[command.Prepared]]
 
@@ -45,9 +48,9 @@ class Brief(NamedTuple):
     """What every worker of a series is told.
 
     Attributes:
-      name: of this series, for workers may outlive it.
+      name: of this series, for a worker may outlive it.
       folder: where the command was given: relative paths are relative to it on every machine.
-      chapters: the experiments; none yet where they are being planned.
+      chapters: the experiments.
     """
 
     name: str
@@ -56,28 +59,28 @@ class Brief(NamedTuple):
 
 
 _workers: dict[str, Worker] = {}
-"""The one of this process, by its series."""
+"""The worker of this process, by its series: the tasks of one find what those before them have read."""
 
 
-def _start(brief: Brief) -> Worker:
-    """The worker of this process, made for its first task."""
-    if brief.name not in _workers:
-        os.chdir(brief.folder)
-        tmu_jax.use_compilation_cache()
-        _workers.clear()
-        _workers[brief.name] = Worker(brief.chapters)
-    return _workers[brief.name]
+def _settle(folder: pathlib.Path) -> None:
+    """Makes this process work as one that was started in a folder."""
+    os.chdir(folder)
+    tmu_jax.use_compilation_cache()
 
 
-def _plan(brief: Brief, prepare: Prepare, width: int, begin: bool) -> Plan:
+def _plan(folder: pathlib.Path, prepare: Prepare, width: int, begin: bool) -> Plan:
     """Plans on a machine that will work: what is chosen depends on its devices, which the driver's own may lack."""
-    _start(brief)
+    _settle(folder)
     return lay_out(prepare(), width, begin)
 
 
 def _do(brief: Brief, task: Task, *needed: Done) -> Done:
     """Does a task; Ray begins it when those that it needs are done."""
-    return _start(brief).do(task)
+    if brief.name not in _workers:
+        _settle(brief.folder)
+        _workers.clear()
+        _workers[brief.name] = Worker(brief.chapters)
+    return _workers[brief.name].do(task)
 
 
 def run(
@@ -106,12 +109,14 @@ def run(
       OSError: no cluster is to be found.
     """
     with connected(address):
-        wanted = resources(cores, console)
-        plan_task, do_task = (ray.remote(max_retries=MAX_RETRIES, **wanted)(function) for function in (_plan, _do))
-        brief = Brief(uuid.uuid4().hex, pathlib.Path.cwd(), [])
+        gpus, share = resources(cores, console)
+        as_task = ray.remote(max_retries=MAX_RETRIES, num_gpus=gpus, num_cpus=share)
+        plan_task, do_task = as_task(_plan), as_task(_do)
+        here = pathlib.Path.cwd()
         console.print("planning on a worker: a few measured steps for the estimate", highlight=False)
+        (ref,) = _ready([plan_task.remote(here, prepare, console.width, not plan_only)])
         try:
-            plan = ray.get(plan_task.remote(brief, prepare, console.width, not plan_only))
+            plan = ray.get(ref)
         except RayTaskError as error:
             raise error.cause from None
         show_plan(plan.forecasts)
@@ -124,8 +129,10 @@ def run(
         with contextlib.ExitStack() as stack:
             for output in outputs:
                 stack.enter_context(runner.at_work(output, False, console))
-            told = ray.put(brief._replace(chapters=plan.chapters))
-            failed, left = _hand_out(plan.tasks, lambda task, needed: do_task.remote(told, task, *needed), console)
+            brief = ray.put(Brief(uuid.uuid4().hex, here, plan.chapters))
+            failed, left = _hand_out(
+                plan.tasks, lambda task, needed: do_task.options(name=task.label).remote(brief, task, *needed), console
+            )
     for chapter, output in zip(plan.chapters, outputs, strict=True):
         if (output / "results.jsonl").exists():
             console.rule(chapter.experiment.name)
@@ -150,8 +157,7 @@ def _hand_out(tasks: Sequence[Task], submit: Callable[[Task, list[Any]], Any], c
         with Display(console) as display:
             display.expect(len(tasks))
             while waiting:
-                # A time limit, for an interruption is noticed between two calls.
-                for ref in ray.wait(list(waiting), timeout=1.0)[0]:
+                for ref in _ready(list(waiting)):
                     task = waiting.pop(ref)
                     try:
                         seconds, said = ray.get(ref)
@@ -171,6 +177,13 @@ def _hand_out(tasks: Sequence[Task], submit: Callable[[Task, list[Any]], Any], c
         _cancel(list(waiting), console)
         raise
     return failed, left
+
+
+def _ready(refs: list[Any]) -> list[Any]:
+    """Waits for the first of them; returns those that are done."""
+    while not (ready := ray.wait(refs, num_returns=len(refs), timeout=0)[0]):
+        time.sleep(PAUSE)  # Here, not in Ray: out of its own waiting SIGTERM would come as Ctrl-C.
+    return ready
 
 
 def _reason(error: RayError) -> str:
@@ -199,28 +212,31 @@ def connected(address: str) -> Iterator[None]:
     Raises:
       OSError: no cluster is to be found there.
     """
-    if ray.is_initialized():
-        yield
-        return
-    options = {"include_dashboard": False} if address == "local" else {}
-    try:
-        ray.init(address, log_to_driver=False, logging_level="error", **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise OSError(f"ray={address!r} leads to no cluster: {first}") from error
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        dashboard = False if address == "local" else None  # None leaves a cluster's own as it is.
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise OSError(f"ray={address!r} leads to no cluster: {first}") from error
     stop_on_terminate()  # In the place of Ray's own answer to SIGTERM.
     try:
         yield
     finally:
-        ray.shutdown()
+        if is_ours:
+            ray.shutdown()
 
 
-def resources(cores: int | None, console: Console) -> dict[str, int]:
+def resources(cores: int | None, console: Console) -> tuple[int, int]:
     """What a task takes of a machine: a GPU where there are any, and its share of the cores; waits for a machine.
 
     Args:
       cores: as given; None: those of the smallest machine, divided by its GPUs, for one training takes all it finds.
       console: is told of the waiting.
+
+    Returns:
+      GPUs and cores.
     """
     is_told = False
     while not (machines := _machines()):
@@ -231,7 +247,7 @@ def resources(cores: int | None, console: Console) -> dict[str, int]:
     gpus = int(any(machine.get("GPU", 0) >= 1 for machine in machines))
     able = [machine for machine in machines if machine.get("GPU", 0) >= gpus]
     share = min(int(machine["CPU"] // max(machine.get("GPU", 0), 1)) for machine in able)
-    return {"num_gpus": gpus, "num_cpus": cores or max(share, 1)}
+    return gpus, cores or max(share, 1)
 
 
 def _machines() -> list[dict[str, float]]:

@@ -7,7 +7,7 @@ the folder of stages, and records in the folders of results.
 import dataclasses
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -106,9 +106,9 @@ def lay_out(series: Sequence[command.Prepared], width: int, begin: bool) -> Plan
     """
     chapters = []
     for prepared in series:
-        screen = Console(file=io.StringIO(), width=width)
-        command.announce(prepared, screen)
-        chapters.append(Chapter(prepared.experiment, prepared.options, prepared.why, screen.file.getvalue().rstrip()))
+        screen = io.StringIO()
+        command.announce(prepared, Console(file=screen, width=width))
+        chapters.append(Chapter(prepared.experiment, prepared.options, prepared.why, screen.getvalue().rstrip()))
     plan = Plan(chapters, forecast(series), tasks_of(series))
     for prepared in series if begin else ():
         runner.begin(prepared.arms, prepared.output, prepared.config(prepared.arguments()))
@@ -138,13 +138,13 @@ def tasks_of(series: Sequence[command.Prepared]) -> list[Task]:
     return list(tasks.values())
 
 
-def _kept(stages: Iterator[Stage] | Sequence[Stage] | Any) -> Iterator[Stage]:
+def _kept(stages: Iterable[Stage]) -> Iterator[Stage]:
     """The stages, those that are made anew each time replaced by what they are made from."""
     for stage in stages:
         yield from [stage] if stage.is_kept else _kept(stage.parents.values())
 
 
-def _known(stages: Iterator[Stage], tasks: dict[str, Task]) -> tuple[str, ...]:
+def _known(stages: Iterable[Stage], tasks: dict[str, Task]) -> tuple[str, ...]:
     """Names of the stages that are to be made, each once."""
     return tuple(dict.fromkeys(stage.name for stage in stages if stage.name in tasks))
 

@@ -19,10 +19,16 @@ from tmu_jax import training
 from tmu_jax.unlearning import METHODS
 
 
-@pytest.fixture(autouse=True)
-def tiny_experiment(monkeypatch):
+@pytest.fixture
+def tiny_names(monkeypatch):
+    """What the tiny series calls its architecture and its method."""
     monkeypatch.setitem(tmu_jax.models.ARCHITECTURES, "tiny", tiny_series.tiny_architecture)
     monkeypatch.setitem(METHODS, "mortal", tiny_series.MORTAL)
+
+
+@pytest.fixture
+def untrained(tiny_names, monkeypatch):
+    """The series with noise for trainings."""
     patch_everywhere(monkeypatch, training.fit, noise_for_training)
 
 
@@ -36,7 +42,7 @@ def records_of(output):
     return sorted(without_times(read_records(output)), key=str)
 
 
-def test_each_stage_is_one_task_after_those_that_it_needs(tmp_path):
+def test_each_stage_is_one_task_after_those_that_it_needs(untrained, tmp_path):
     (prepared,) = tiny_series.prepare(tmp_path)
     tasks = tasks_of([prepared, prepared])
     # Two requests, two arms that differ in the threshold; the second experiment shares all stages with the first.
@@ -55,7 +61,7 @@ def test_each_stage_is_one_task_after_those_that_it_needs(tmp_path):
     assert needs["cifar10: record of floors, class 0, seed 0"] == {"original", "gold"}
 
 
-def test_tasks_give_the_records_of_a_run(tmp_path):
+def test_tasks_give_the_records_of_a_run(untrained, tmp_path):
     """Half by one process, and the rest by another that begins with the last: what is not there it makes."""
     few = {"methods": ("finetune", "mortal")}
     (alone,) = tiny_series.prepare(tmp_path / "alone", **few)
@@ -76,7 +82,7 @@ def test_tasks_give_the_records_of_a_run(tmp_path):
     assert records_of(output) == records_of(alone.output)
 
 
-def test_a_machine_with_other_images_is_refused(tmp_path):
+def test_a_machine_with_other_images_is_refused(untrained, tmp_path):
     plan = lay_out(tiny_series.prepare(tmp_path), 80, begin=True)
     (chapter,) = plan.chapters
     other = Source(lambda options: (tiny_data(seed=1), []), lambda options: None)

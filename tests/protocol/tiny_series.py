@@ -4,8 +4,10 @@ import dataclasses
 import os
 import pathlib
 import signal
+import time
 
 import tmu_jax
+from experiments import all as everything
 from experiments import cifar10
 from experiments.protocol import command
 from experiments.protocol.experiment import Source
@@ -17,8 +19,8 @@ from tmu_jax.unlearning import METHODS
 
 DIARY = "TMU_JAX_TEST_DIARY"
 """Variable with the folder where worker processes write down what they do."""
-KILL, FAIL = "kill", "fail"
-"""Files there: who makes `mortal` removes the first and kills its process; while there is the other, it fails."""
+KILL, FAIL, WAIT = "kill", "fail", "wait"
+"""Files there: who makes `mortal` removes the first and kills its process; fails, or waits, while there is another."""
 
 
 def note(name, *words):
@@ -31,8 +33,11 @@ def noting_steps(done, total):
     note("steps", done)
     if (diary / FAIL).exists():
         raise FloatingPointError("as asked")
+    while (diary / WAIT).exists():
+        time.sleep(0.1)
     if 2 * done >= total and (diary / KILL).exists():
         (diary / KILL).unlink()
+        note("killed")
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -72,6 +77,28 @@ def prepare(output, **changes):
         classes=("0", "2"), num_forget=4, methods=("finetune", "twin", "mortal"), output=output, save_minutes=0.0,
     )  # fmt: skip
     return [command.prepare(EXPERIMENT, dataclasses.replace(options, **changes))]
+
+
+def prepare_small(options):
+    """In the place of `experiments.all.series`."""
+    return prepare(options.output, methods=("finetune", "mortal"), classes=("0",))
+
+
+def prepare_large(options):
+    return prepare(options.output)
+
+
+def main(size, cores, *arguments):
+    """`experiments.all` with this series on a cluster of its own; returns the exit status.
+
+    Its machine works on so many cores; where on none, it waits for another, and says at which address.
+    """
+    import ray
+
+    ray.init("local", num_cpus=int(cores), include_dashboard=False, log_to_driver=False, logging_level="error")
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    everything.series = {"small": prepare_small, "large": prepare_large}[size]
+    return everything.main([*arguments, "--ray", "local", "--cores", "1"])
 
 
 if DIARY in os.environ:  # A worker imports this module alone, and has no fixtures.
