@@ -2,11 +2,13 @@
 
 import dataclasses
 import io
+import sys
 
 import pytest
 from rich.console import Console
 
 import tmu_jax
+from experiments import all as everything
 from experiments.protocol import run as runner
 from experiments.protocol.experiment import Source
 from experiments.protocol.tasks import Worker, lay_out, tasks_of
@@ -90,3 +92,21 @@ def test_a_machine_with_other_images_is_refused(untrained, tmp_path):
     with pytest.raises(ValueError, match="data_fingerprint"):
         Worker([chapter]).do(plan.tasks[0])
     assert not (tmp_path / "stages").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--ray", "local"], "pip install 'tmu-jax[ray]'"),
+        (["--ray", " "], "ray=' ' must be local, auto, or the HOST:PORT of a cluster"),
+        (["--ray", "local", "--cores", "0"], "cores=0 must be at least 1"),
+        (["--cores", "2"], "cores=2 is for tasks on Ray"),
+    ],
+)
+def test_what_is_missing_or_wrong_for_ray_is_said_in_one_line(arguments, words, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)  # As where it is not installed.
+    monkeypatch.delitem(sys.modules, "experiments.protocol.cluster", raising=False)
+    monkeypatch.delattr("experiments.protocol.cluster", raising=False)
+    assert everything.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
