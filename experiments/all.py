@@ -64,8 +64,8 @@ class Options:
     stages: pathlib.Path | None = None
     """Folder for the checkpoints that they share. Default: OUTPUT/stages."""
     ray: str | None = None
-    """Share the work among many processes by Ray: local (this machine), auto (the cluster of this machine, or of
-    RAY_ADDRESS), or a cluster's HOST:PORT. All its machines see the same folders. Default: this process alone."""
+    """Share the work among many processes by Ray: local (this machine), a cluster's HOST:PORT, or auto (RAY_ADDRESS,
+    else localhost:6379). All its machines see the same folders. Default: this process alone."""
     cores: int | None = None
     """With --ray, cores that a task takes. Default: all of the smallest machine, or its share for each GPU."""
 
@@ -144,8 +144,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def on_ray(options: Options, address: str, console: Console, start: float) -> int:
     """The same on the machines of a Ray cluster; returns the exit status."""
-    if not address.strip():
-        raise ValueError(f"ray={address!r} must be local, auto, or the HOST:PORT of a cluster")
     if options.cores is not None and options.cores < 1:
         raise ValueError(f"cores={options.cores} must be at least 1")
     from experiments.protocol import cluster  # Needs the extra "ray".

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import pathlib
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from experiments.protocol.progress import Display
 from experiments.protocol.tasks import Chapter, Done, Plan, Task, Worker, lay_out
 from tmu_jax.resuming import stop_on_terminate
 
-# Read by Ray when it is imported or started: it is to tell nobody outside of its use.
+# Read by Ray when it is imported or started: it is to tell nobody of its use.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 try:
@@ -95,7 +96,8 @@ def run(
 
     Args:
       prepare: makes the series; called by a worker.
-      address: "local", "auto" or a cluster's own, as Ray has them.
+      address: "local" for a cluster of this machine alone, HOST:PORT of one that runs, or "auto": RAY_ADDRESS, else
+        localhost:6379.
       cores: of each task; None: see `resources`.
       console: where progress is shown.
       show_plan: is given the forecasts before any long work.
@@ -105,8 +107,8 @@ def run(
       The experiments; their reports are written.
 
     Raises:
-      command.ERRORS: of the planning; RuntimeError where tasks failed: what did not need them is done.
-      OSError: no cluster is to be found.
+      command.ERRORS: of the planning, or where no cluster is to be found.
+      RuntimeError: tasks failed; what did not need them is done.
     """
     with connected(address):
         gpus, share = resources(cores, console)
@@ -119,6 +121,8 @@ def run(
             plan = ray.get(ref)
         except RayTaskError as error:
             raise error.cause from None
+        except RayError as error:
+            raise RuntimeError(f"the planning failed: {_reason(error)}") from None
         show_plan(plan.forecasts)
         if plan_only:
             return plan.chapters
@@ -210,13 +214,15 @@ def connected(address: str) -> Iterator[None]:
       address: see `run`.
 
     Raises:
+      ValueError: it is no address.
       OSError: no cluster is to be found there.
     """
     is_ours = not ray.is_initialized()
     if is_ours:
+        found = address if address == "local" else _reached(address)
         dashboard = False if address == "local" else None  # None leaves a cluster's own as it is.
         try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+            ray.init(found, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = (str(error).strip().splitlines() or [""])[0]
             raise OSError(f"ray={address!r} leads to no cluster: {first}") from error
@@ -228,6 +234,21 @@ def connected(address: str) -> Iterator[None]:
             ray.shutdown()
 
 
+def _reached(address: str) -> str:
+    """The HOST:PORT of a cluster, where something answers: Ray itself would try for minutes."""
+    found = os.environ.get("RAY_ADDRESS", "localhost:6379") if address == "auto" else address
+    host, _, port = found.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        raise ValueError(f"ray={found!r} must be local, auto, or the HOST:PORT of a cluster")
+    try:
+        socket.create_connection((host, int(port)), timeout=10.0).close()
+    except (OSError, OverflowError) as error:
+        raise OSError(
+            f"ray={found!r} leads to no cluster ({error}); start one by `ray start --head --port 6379`, or use local"
+        ) from error
+    return found
+
+
 def resources(cores: int | None, console: Console) -> tuple[int, int]:
     """What a task takes of a machine: a GPU where there are any, and its share of the cores; waits for a machine.
 
@@ -237,6 +258,9 @@ def resources(cores: int | None, console: Console) -> tuple[int, int]:
 
     Returns:
       GPUs and cores.
+
+    Raises:
+      ValueError: no machine has so many cores.
     """
     is_told = False
     while not (machines := _machines()):
@@ -246,6 +270,9 @@ def resources(cores: int | None, console: Console) -> tuple[int, int]:
         time.sleep(1.0)
     gpus = int(any(machine.get("GPU", 0) >= 1 for machine in machines))
     able = [machine for machine in machines if machine.get("GPU", 0) >= gpus]
+    most = int(max(machine["CPU"] for machine in able))
+    if cores is not None and cores > most:
+        raise ValueError(f"cores={cores} is more than a machine of the cluster has; give at most {most}")
     share = min(int(machine["CPU"] // max(machine.get("GPU", 0), 1)) for machine in able)
     return gpus, cores or max(share, 1)
 

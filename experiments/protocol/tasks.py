@@ -102,7 +102,7 @@ def lay_out(series: Sequence[command.Prepared], width: int, begin: bool) -> Plan
     Args:
       series: the experiments, in order; they share their folder of stages.
       width: of the terminal, in columns.
-      begin: whether to write each output folder's config.json, so that what does not go with it is refused.
+      begin: whether to write config.json where there is work to do, so that what does not go with it is refused.
     """
     chapters = []
     for prepared in series:
@@ -110,7 +110,8 @@ def lay_out(series: Sequence[command.Prepared], width: int, begin: bool) -> Plan
         command.announce(prepared, Console(file=screen, width=width))
         chapters.append(Chapter(prepared.experiment, prepared.options, prepared.why, screen.getvalue().rstrip()))
     plan = Plan(chapters, forecast(series), tasks_of(series))
-    for prepared in series if begin else ():
+    for number in sorted({task.chapter for task in plan.tasks}) if begin else ():
+        prepared = series[number]
         runner.begin(prepared.arms, prepared.output, prepared.config(prepared.arguments()))
     return plan
 
@@ -173,7 +174,7 @@ class Worker:
         prepared = self._of_chapter(task.chapter)
         (settings,) = (arm for arm in prepared.arms if arm.variant == task.variant)
         request = self._request(task, settings)
-        # What is shown of a stage at work stays here; the line of the finished task is whoever's handed it out.
+        # Nothing is shown here: whoever handed the task out says that it is done.
         display = Display(Console(quiet=True))
         save_every = 60 * prepared.options.save_minutes
         store = StageStore(prepared.stages, warn=self._said.append, save_every=save_every)

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 import tmu_jax
+from experiments import all as everything
 from experiments import slurm
 from experiments.protocol import run as runner
 from tests.protocol import tiny_series
@@ -83,6 +84,20 @@ def records_alone(output, **changes):
 def noted(diary, name):
     """What the workers wrote down: (process, word)."""
     return [tuple(line.split()) for line in (diary / name).read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("", "must be local, auto, or the HOST:PORT"),
+        ("ray://head:1", "must be"),
+        ("localhost:1", "leads to no cluster"),
+    ],
+)
+def test_an_address_without_a_cluster_is_said_in_one_line(address, words, capsys):
+    assert everything.main(["--ray", address]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"ray={address!r} {words}" in line
 
 
 def test_a_killed_workers_stage_is_taken_over_and_all_records_are_there(diary, start, tmp_path):
