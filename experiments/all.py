@@ -7,10 +7,11 @@ expect stand with each experiment.
 """
 
 import dataclasses
+import functools
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import tyro
@@ -62,6 +63,11 @@ class Options:
     """Folder for one folder of results each. Default: runs, as for the experiments by themselves."""
     stages: pathlib.Path | None = None
     """Folder for the checkpoints that they share. Default: OUTPUT/stages."""
+    ray: str | None = None
+    """Share the work among many processes by Ray: local (this machine), a cluster's HOST:PORT, or auto (RAY_ADDRESS,
+    else localhost:6379). All its machines see the same folders. Default: this process alone."""
+    cores: int | None = None
+    """With --ray, cores that a task takes. Default: all of the smallest machine, or its share for each GPU."""
 
 
 def series(options: Options) -> list[command.Prepared]:
@@ -106,13 +112,6 @@ def print_plan(plan: Sequence[Forecast], console: Console) -> None:
     )
 
 
-def arguments_of(prepared: command.Prepared) -> list[str]:
-    """The arguments of the experiment's own command that do the same."""
-    options = prepared.options
-    chosen = ["--dataset", options.dataset, "--preset", options.preset, "--arch", options.arch]
-    return [*chosen, "--seeds", *map(str, options.seeds)]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     console = Console()
@@ -121,13 +120,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = None if arguments is None else list(arguments)
         options = tyro.cli(Options, args=given, prog="python -m experiments.all")
+        if options.ray is not None:
+            return on_ray(options, options.ray, console, start)
+        if options.cores is not None:
+            raise ValueError(f"cores={options.cores} is for tasks on Ray; add --ray, or leave it out")
         tmu_jax.use_compilation_cache()
         runs = series(options)
         plan = forecast(runs, lambda text: console.print(text, highlight=False))
         print_plan(plan, console)
         for prepared in [] if options.plan_only else runs:
             console.rule(prepared.experiment.name)
-            command.execute(prepared, arguments_of(prepared), console)
+            command.execute(prepared, prepared.arguments(), console)
     except BrokenPipeError:
         return stop_saying()
     except command.ERRORS as error:
@@ -135,10 +138,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         return command.interrupted(stop, console)
     if not options.plan_only:
-        console.print(f"all done in {(time.perf_counter() - start) / 60:.1f} minutes", highlight=False)
-        for prepared in runs:
-            console.print(f"  {prepared.experiment.name}: {prepared.output / 'report.html'}", highlight=False)
+        say_done({prepared.output: prepared.experiment.name for prepared in runs}, console, start)
     return 0
+
+
+def on_ray(options: Options, address: str, console: Console, start: float) -> int:
+    """The same on the machines of a Ray cluster; returns the exit status."""
+    if options.cores is not None and options.cores < 1:
+        raise ValueError(f"cores={options.cores} must be at least 1")
+    from experiments.protocol import cluster  # Needs the extra "ray".
+
+    prepare = functools.partial(series, options)
+    try:
+        chapters = cluster.run(
+            prepare,
+            address,
+            options.cores,
+            console,
+            lambda plan: print_plan(plan, console),
+            options.plan_only,
+        )
+    except RuntimeError as error:
+        return command.complain(error)
+    if not options.plan_only:
+        say_done({chapter.options.output: chapter.experiment.name for chapter in chapters}, console, start)
+    return 0
+
+
+def say_done(outputs: Mapping[pathlib.Path, str], console: Console, start: float) -> None:
+    """The last lines: how long it took, and where each experiment's report is."""
+    console.print(f"all done in {(time.perf_counter() - start) / 60:.1f} minutes", highlight=False)
+    for output, name in outputs.items():
+        console.print(f"  {name}: {output / 'report.html'}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -211,6 +211,11 @@ def test_of_several_that_ask_at_once_one_makes_a_stage_and_the_others_wait(tmp_p
     assert set(warnings) == {f"stage {NAME} is being made by another process; waiting for it"}
 
 
+def test_a_stage_that_is_there_is_read_by_many_at_once(store, monkeypatch):
+    monkeypatch.setattr(filelock.FileLock, "acquire", lambda *args, **kwargs: pytest.fail("asked for the lock"))
+    assert_whole(store.load_or_make(NAME, lambda: pytest.fail("made again")))
+
+
 def test_a_lock_is_free_when_its_holder_was_killed(tmp_path):
     code = f"""
 import time

@@ -80,6 +80,9 @@ class StageStore:
           The stage as it was saved. What lies in its place and is not this stage, whole and unchanged, is named in a
           warning, and left alone until `save` replaces it.
         """
+        return self._load(name, self._warn)
+
+    def _load(self, name: str, warn: Callable[[str], None]) -> Saved | None:
         path = self.path(name)
         if not path.exists() and not path.is_symlink():
             return None
@@ -92,7 +95,7 @@ class StageStore:
                 restored = manager.restore(0, args=ocp.args.Composite(**items))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = str(error).splitlines() or [type(error).__name__]
-            self._warn(f"stage {name} in {self.directory} cannot be used and is computed anew: {reason[0][:200]}")
+            warn(f"stage {name} in {self.directory} cannot be used and is computed anew: {reason[0][:200]}")
             return None
         arrays = traverse_util.flatten_dict(restored[_ARRAYS] if _ARRAYS in items else {})
         for names, dtype, shape in restored.metadata["empty"]:
@@ -112,6 +115,11 @@ class StageStore:
         Raises:
           OSError: where the stage is not there, and the folder cannot be written or locked.
         """
+        if self.has(name):
+            # Many may read at once. What cannot be read so is named below, when nobody else can be at it.
+            found = self._load(name, lambda sentence: None)
+            if found is not None:
+                return found
         path = self.directory / ".locks" / f"{name}.lock"
         with contextlib.ExitStack() as stack:
             try:

@@ -60,9 +60,7 @@ class Cells:
           cache: outputs of evaluated models, shared by the requests and arms of a run.
         """
         module = tmu_jax.models.create(settings.arch, data.num_classes)
-        self._where = f"{request.name}, seed {request.seed}"
-        if settings.variant != "default":
-            self._where += f", {settings.variant}"
+        self._where = request.described(settings)
         self._settings, self._request, self._display, self._cache = settings, request, display, cache
         self._graph = graph_of(settings, request, module)
         self._stages = Stages(store, module, display, self._where)

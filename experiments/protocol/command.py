@@ -54,6 +54,12 @@ class Prepared:
     short: list[str]
     left_out: list[str]
 
+    def arguments(self) -> list[str]:
+        """The arguments of the experiment's own command that do the same."""
+        options = self.options
+        chosen = ["--dataset", options.dataset, "--preset", options.preset, "--arch", options.arch]
+        return [*chosen, "--seeds", *map(str, options.seeds)]
+
     def config(self, arguments: Sequence[str]) -> dict[str, Any]:
         """What config.json says beside the settings."""
         command = shlex.join(["python", "-m", f"experiments.{self.experiment.name}", *public_arguments(arguments)])
@@ -150,8 +156,13 @@ def execute(prepared: Prepared, arguments: Sequence[str], console: Console) -> N
     runner.run(
         prepared.arms, prepared.data, output, config, console, prepared.stages, options.wait, 60 * options.save_minutes
     )
+    show(prepared.experiment, output, console)
+
+
+def show(experiment: Experiment, output: pathlib.Path, console: Console) -> None:
+    """Writes the report of an output folder and prints its last screen."""
     with locked(output):
-        body = (prepared.experiment.body or report.standard)(output)
+        body = (experiment.body or report.standard)(output)
         report.write_report(output, body)
     report.print_table(output, console, body)
 

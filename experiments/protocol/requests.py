@@ -31,6 +31,11 @@ class Request:
     problem: ForgetProblem
     shared_forget: np.ndarray
 
+    def described(self, settings: Settings) -> str:
+        """The request for people, under the settings of an arm."""
+        arm = "" if settings.variant == "default" else f", {settings.variant}"
+        return f"{self.name}, seed {self.seed}{arm}"
+
 
 def check_methods(methods: Sequence[str]) -> None:
     """Raises ValueError for a name that is no method, or a repeated one."""

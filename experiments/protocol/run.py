@@ -61,7 +61,7 @@ def run(
     config = with_run(config, output)
     remaining(arms, data, output, config)  # What cannot be is refused before anything is written.
     output.mkdir(parents=True, exist_ok=True)
-    with _at_work(output, wait, console):
+    with at_work(output, wait, console):
         warn = partial(console.print, style="yellow", markup=False)
         store = StageStore(stages or output / "stages", warn=warn, save_every=save_every)
         return _run(arms, data, output, config, console, store)
@@ -79,11 +79,7 @@ def _run(
     table = RecordTable(output, config, say=lambda sentence: console.print(sentence, style="yellow", markup=False))
     if not work:
         return table.records
-    with locked(output):
-        held = read_config(output).get("runs") or {} if (output / "config.json").exists() else {}
-        runs = {name: run for name, run in held.items() if name not in config["runs"]} | config["runs"]
-        whole = {**config, "runs": runs, "arms": _grown(arms, output)}
-        write_whole(output / "config.json", json.dumps(whole, indent=1))
+    begin(arms, output, config)
     cache: dict[str, evaluation.Outputs] = {}
     with Display(console) as display:
         display.expect(sum(len(("original", "gold", *todo)) for _, _, todo in work))
@@ -94,8 +90,23 @@ def _run(
     return table.records
 
 
+def begin(arms: Sequence[Settings], output: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Writes config.json, to which the records refer; what other runs have written there stays.
+
+    Args:
+      arms: of the run.
+      output: its folder.
+      config: as `with_run` returns it.
+    """
+    with locked(output):
+        held = read_config(output).get("runs") or {} if (output / "config.json").exists() else {}
+        runs = {name: run for name, run in held.items() if name not in config["runs"]} | config["runs"]
+        whole = {**config, "runs": runs, "arms": _grown(arms, output)}
+        write_whole(output / "config.json", json.dumps(whole, indent=1))
+
+
 @contextlib.contextmanager
-def _at_work(output: pathlib.Path, wait: bool, console: Console) -> Iterator[None]:
+def at_work(output: pathlib.Path, wait: bool, console: Console) -> Iterator[None]:
     """Lets other runs know that one is at work in a folder."""
     lock = filelock.FileLock(output / ".running")
     try:
