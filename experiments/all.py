@@ -22,6 +22,8 @@ from experiments import ablation, cifar10, cifar100, forget_size, requests, vari
 from experiments.protocol import command
 from experiments.protocol.experiment import Experiment, choose
 from experiments.protocol.forecast import Forecast, forecast
+from experiments.report.formats import plain
+from tmu_jax.command.parsing import parsed
 from tmu_jax.command.saying import stop_saying
 from tmu_jax.resuming import stop_on_terminate
 
@@ -120,7 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.perf_counter()
     try:
         given = None if arguments is None else list(arguments)
-        options = tyro.cli(Options, args=given, prog="python -m experiments.all")
+        options = parsed(lambda: tyro.cli(Options, args=given, prog="python -m experiments.all"))
+        if options is None:
+            return 0
         tmu_jax.use_compilation_cache()
         runs = series(options)
         plan = forecast(runs, lambda text: console.print(text, highlight=False))
@@ -137,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.plan_only:
         console.print(f"all done in {(time.perf_counter() - start) / 60:.1f} minutes", highlight=False)
         for prepared in runs:
-            console.print(f"  {prepared.experiment.name}: {prepared.output / 'report.html'}", highlight=False)
+            report = prepared.output / "report.html"
+            console.print(plain(f"  {prepared.experiment.name}: {report}"), highlight=False, markup=False)
     return 0
 
 

@@ -40,7 +40,7 @@ def forget(chosen: options.Forget) -> bool:
     """Runs the command; whether the images were forgotten and the audit did not fail."""
     method = _method(chosen)
     inputs.check_number("--budget", chosen.budget, 0, 1)
-    inputs.check_number("--seed", chosen.seed, 0)
+    inputs.check_seed("--seed", chosen.seed)
     inputs.check_key(chosen.key)
     folder = inputs.check_new_folder("--ledger", chosen.ledger)
     ledger = preparing.open_ledger(folder)

@@ -23,8 +23,8 @@ _TIMED = 1000
 
 def prepare(chosen: options.Prepare) -> bool:
     """Runs the command; True."""
-    for name, value in (("--seed", chosen.seed), ("--folds", chosen.folds)):
-        inputs.check_number(name, value, 0)
+    inputs.check_seed("--seed", chosen.seed)
+    inputs.check_number("--folds", chosen.folds, 0)
     folder = inputs.check_new_folder("--ledger", chosen.ledger)
     ledger = open_ledger(folder)
     model = inputs.read_model(chosen.model)

@@ -1,5 +1,6 @@
 """Checks of a caller's values."""
 
+import math
 import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -27,6 +28,15 @@ def check_integer(argument: str, value: Any, least: int, most: int | None = None
         right = f"{least} or more" if most is None else f"within {least}..{most}"
         raise ValueError(f"{argument} must be {right}, got {number}")
     return number
+
+
+LARGEST_SEED = 2**32 - 1
+"""Of a `jax.random.key`: it takes the lower 32 bits of a larger one, which is then another seed's key."""
+
+
+def check_seed(argument: str, value: Any) -> int:
+    """A seed that gives a key of its own; errors as `check_integer`."""
+    return check_integer(argument, value, 0, LARGEST_SEED)
 
 
 def check_rows(argument: str, values: Any, what: str, end: int | None = None, repeated: bool = False) -> np.ndarray:
@@ -64,6 +74,16 @@ def check_rows(argument: str, values: Any, what: str, end: int | None = None, re
     if not repeated and len(distinct) < len(rows):
         raise ValueError(f"{argument} must name each row once; {distinct[counts > 1][0]} occurs more than once")
     return rows.astype(np.int64)
+
+
+def check_number(argument: str, value: Any) -> float:
+    """The value, if it is a real number; it may be infinite or none. Else a TypeError; True and False are none."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{argument} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:  # An integer of hundreds of digits.
+        return math.inf if value > 0 else -math.inf
 
 
 def check_share(argument: str, value: float) -> float:

@@ -234,7 +234,8 @@ def _check_num_forget(num_forget: int | str, c: int, class_size: int) -> int:
         raise ValueError(f"target_classes holds {c}, but there is no training image of class {c}")
     if isinstance(num_forget, str) and num_forget == "all":
         return class_size
-    return check_integer(f"num_forget (unless 'all') of class {c}", num_forget, 1, class_size)
+    argument = f"num_forget (unless 'all') of the {class_size} training images of class {c}"
+    return check_integer(argument, num_forget, 1, class_size)
 
 
 def _check_indices(indices: Sequence[int] | np.ndarray, num_train: int) -> np.ndarray:
