@@ -77,7 +77,7 @@ def write_or_keep(place: pathlib.Path, write: Callable[[pathlib.Path], Written])
     try:
         return write(place)
     except OSError as error:
-        why = f"{place} cannot be written ({reason(error)})"
+        why = f"{str(place)!r} cannot be written ({reason(error)})"
         for other in (tempfile.gettempdir(), pathlib.Path.cwd(), pathlib.Path("~").expanduser()):
             kept = None
             try:
@@ -87,7 +87,7 @@ def write_or_keep(place: pathlib.Path, write: Callable[[pathlib.Path], Written])
                 if kept is not None:
                     shutil.rmtree(kept.parent, ignore_errors=True)
                 continue
-            raise OSError(f"{why}; it is kept in {kept}, to be put in its place once there is room") from error
+            raise OSError(f"{why}; it is kept in {str(kept)!r}, to be put in its place once there is room") from error
         raise OSError(f"{why}, nor could it be kept anywhere else") from error
 
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tmu_jax.boundary import checked
 from tmu_jax.places import check_room, reason
 from tmu_jax.stages import stage_hash
 from tmu_jax.timing import Stopwatch, add_elapsed
@@ -212,6 +213,7 @@ _current: contextvars.ContextVar[_Loops | None] = contextvars.ContextVar("loops"
 
 
 @contextlib.contextmanager
+@checked
 def resumable(folder: pathlib.Path | str, *, every: float = EVERY) -> Iterator[None]:
     """Keeps the state of the trainings inside; the same ones, begun again with the same folder, go on from it.
 

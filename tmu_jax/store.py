@@ -165,6 +165,7 @@ def write_stage(path: pathlib.Path, name: str, saved: Saved) -> None:
     items: dict[str, Any] = {"metadata": ocp.args.JsonSave(metadata)}
     if whole:
         items[_ARRAYS] = ocp.args.StandardSave(whole)
+    path = path.absolute()  # As Orbax asks for.
     _remove(path)
     path.mkdir(parents=True)
     try:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data.checks import check_integer, printable
 from tmu_jax.data.ids import as_ids, check_unique
 from tmu_jax.data.labels import convert_labels
@@ -12,6 +13,7 @@ from tmu_jax.data.pixels import Channels, Reading, convert_images
 from tmu_jax.data.types import Dataset
 
 
+@checked
 def from_arrays(
     train_images: Any,
     train_labels: Any,
@@ -73,6 +75,7 @@ def from_arrays(
     )
 
 
+@checked
 def subset(data: Dataset, num_train: int, seed: int = 0) -> Dataset:
     """A random part of the training images, every class in its share to within one image; the test images stay.
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data import Dataset, ForgetProblem, Split
 from tmu_jax.data.problem import check_removed
 from tmu_jax.places import check_folder
@@ -26,6 +27,7 @@ from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning.unlearned import refuse_forgotten
 
 
+@checked
 def prepare(
     model: TrainedModel | ModuleLike,
     data: Dataset,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data import Split
 from tmu_jax.training.adapter import ModuleLike, Variables
 from tmu_jax.training.images import device_images, normalize
@@ -86,6 +87,7 @@ def predict_rows(
     return over_blocks(predict_block, num_blocks, jnp.asarray(rows))
 
 
+@checked
 def predict(model: TrainedModel, data: Split) -> tuple[np.ndarray, np.ndarray]:
     """Logits and embeddings of a split, in evaluation mode.
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tmu_jax.boundary import check_fields, checked
 from tmu_jax.data import Dataset
 from tmu_jax.data.checks import check_integer, check_number
 from tmu_jax.text import html_table
@@ -61,6 +62,7 @@ class Recipe:
     augment: bool | Augment = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_integer("epochs", self.epochs, 1, _MOST_EPOCHS)
         if self.batch_size in (0, 1):
             raise ValueError(f"batch_size={self.batch_size} is too small; batch norm needs at least 2")
@@ -133,6 +135,7 @@ class TrainedModel:
     compile_seconds: float = 0.0
     losses: tuple[float, ...] = ()
 
+    @checked
     def save(
         self,
         folder: pathlib.Path | str,

@@ -122,7 +122,7 @@ def read_model(folder: pathlib.Path | str) -> SavedModel:
     path = pathlib.Path(folder)
     if not (path / _MANIFEST).is_file():
         raise FileNotFoundError(
-            f"folder={path} holds no {_MANIFEST}: no model was saved there; `model.save` writes one"
+            f"folder={str(folder)!r} holds no {_MANIFEST}: no model was saved there; `model.save` writes one"
         )
     manifest = _manifest(path / _MANIFEST)
     found = checksums(path, leave_out=(_MANIFEST,))
