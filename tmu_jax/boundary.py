@@ -15,14 +15,13 @@ import typing
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-import jax
 import numpy as np
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 _WORDS = {int: "an integer", float: "a number", str: "a text", bool: "True or False", pathlib.Path: "a path"}
-_WORDS |= {type(None): "None", np.ndarray: "an array", jax.Array: "an array of JAX"}
+_WORDS |= {type(None): "None"}
 
 
 def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -40,7 +39,8 @@ def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Resu
 
 def check_fields(instance: Any) -> None:
     """The same for a dataclass, in its `__post_init__`."""
-    _check(vars(instance), _hints(type(instance)))
+    kind: Callable[..., Any] = type(instance)
+    _check(vars(instance), _hints(kind))
 
 
 def shown(value: object) -> str:
@@ -50,7 +50,7 @@ def shown(value: object) -> str:
 
 
 @functools.cache
-def _hints(of: Any) -> dict[str, Any]:
+def _hints(of: Callable[..., Any]) -> dict[str, Any]:
     return typing.get_type_hints(of)
 
 
@@ -59,7 +59,7 @@ def _check(given: typing.Mapping[str, Any], hints: typing.Mapping[str, Any]) -> 
         hint = hints.get(name, Any)
         if not _fits(value, hint):
             advice = "; give its .data" if type(value).__name__ == "FolderData" else ""
-            raise TypeError(f"{name} must be {_words(hint)}, got {shown(value)}, {_a(type(value).__name__)}{advice}")
+            raise TypeError(f"{name}={shown(value)} must be {_words(hint)}, not {_a(type(value).__name__)}{advice}")
         if isinstance(value, str | os.PathLike) and _is_path(hint):
             _check_path(name, value)
 
@@ -82,14 +82,16 @@ def _check_path(name: str, path: str | os.PathLike[str]) -> None:
 def _fits(value: Any, hint: Any) -> bool:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, one) for one in inner)
+        # Of rows and of choices each function says itself what they must be; an array is no choice.
+        is_choice = any(typing.get_origin(one) is typing.Literal for one in inner) and not hasattr(value, "shape")
+        return np.ndarray in inner or is_choice or any(_fits(value, one) for one in inner)
     if origin is typing.Literal:  # Which of the texts is the function's own matter.
         return isinstance(value, tuple({type(one) for one in inner}))
     if origin is tuple:
         kinds = inner[:1] * len(value) if inner[1:] == (...,) and isinstance(value, tuple | list) else ()
-        return isinstance(value, tuple | list) and all(map(_fits, value, kinds))
-    if origin in (collections.abc.Sequence, collections.abc.Iterable):
-        # A table or a tensor is one too, as far as can be told here.
+        is_array = getattr(value, "shape", ()) != () and inner[0] is Any
+        return is_array or (isinstance(value, tuple | list) and all(map(_fits, value, kinds)))
+    if origin is collections.abc.Sequence:  # A column or a tensor is one too, as far as can be told here.
         return isinstance(value, collections.abc.Iterable) and getattr(value, "shape", None) != ()
     if hint is int or hint is float:
         kind: type = numbers.Integral if hint is int else numbers.Real
@@ -98,10 +100,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, bool | np.bool_)
     if hint is pathlib.Path or origin is os.PathLike:
         return isinstance(value, str | os.PathLike)
-    if hint is np.ndarray:
-        return getattr(value, "shape", ()) != () or isinstance(value, list | tuple)
     kind = origin or hint
-    return hint is Any or not isinstance(kind, type) or isinstance(value, kind)
+    return hint is Any or kind is collections.abc.Iterable or not isinstance(kind, type) or isinstance(value, kind)
 
 
 def _words(hint: Any) -> str:
@@ -109,9 +109,9 @@ def _words(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(_words(one) for one in inner if one is not pathlib.Path or str not in inner))
     if origin is typing.Literal:
-        return f"one of {', '.join(map(repr, inner))}"
-    if origin in (tuple, collections.abc.Sequence, collections.abc.Iterable):
-        return "a sequence"
+        return f"{'one of ' if inner[1:] else ''}{', '.join(map(repr, inner))}"
+    if origin in (tuple, collections.abc.Sequence):
+        return f"a sequence, each {_words(inner[0])}" if inner and inner[0] is not Any else "a sequence"
     if origin is collections.abc.Callable:
         return "a function"
     kind = origin or hint

@@ -1,6 +1,5 @@
 """Checks of a caller's values."""
 
-import math
 import numbers
 import os
 from collections.abc import Iterable, Sequence
@@ -80,16 +79,6 @@ def check_rows(argument: str, values: Any, what: str, end: int | None = None, re
     if not repeated and len(distinct) < len(rows):
         raise ValueError(f"{argument} must name each row once; {distinct[counts > 1][0]} occurs more than once")
     return rows.astype(np.int64)
-
-
-def check_number(argument: str, value: Any) -> float:
-    """The value, if it is a real number; it may be infinite or none. Else a TypeError; True and False are none."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{argument} must be a number, got {shown(value)}")
-    try:
-        return float(value)
-    except OverflowError:  # An integer of hundreds of digits.
-        return math.inf if value > 0 else -math.inf
 
 
 def check_memory(argument: str, value: Any, num_bytes: int) -> None:
