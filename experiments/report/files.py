@@ -86,7 +86,8 @@ def write_whole(path: pathlib.Path, text: str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        # The system names no file that it cannot fill.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def _entries(path: pathlib.Path, keys: tuple[str, ...], lists: Collection[str] = _LISTS) -> list[dict[str, Any]]:
