@@ -23,6 +23,8 @@ from experiments import ablation, cifar10, cifar100, forget_size, requests, vari
 from experiments.protocol import command
 from experiments.protocol.experiment import Experiment, choose
 from experiments.protocol.forecast import Forecast, forecast
+from experiments.report.formats import plain
+from tmu_jax.command.parsing import parsed
 from tmu_jax.command.saying import stop_saying
 from tmu_jax.resuming import stop_on_terminate
 
@@ -119,7 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.perf_counter()
     try:
         given = None if arguments is None else list(arguments)
-        options = tyro.cli(Options, args=given, prog="python -m experiments.all")
+        options = parsed(lambda: tyro.cli(Options, args=given, prog="python -m experiments.all"))
+        if options is None:
+            return 0
         if options.ray is not None:
             return on_ray(options, options.ray, console, start)
         if options.cores is not None:
@@ -169,7 +173,7 @@ def say_done(outputs: Mapping[pathlib.Path, str], console: Console, start: float
     """The last lines: how long it took, and where each experiment's report is."""
     console.print(f"all done in {(time.perf_counter() - start) / 60:.1f} minutes", highlight=False)
     for output, name in outputs.items():
-        console.print(f"  {name}: {output / 'report.html'}", highlight=False)
+        console.print(plain(f"  {name}: {output / 'report.html'}"), highlight=False, markup=False)
 
 
 if __name__ == "__main__":

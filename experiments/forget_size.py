@@ -13,6 +13,7 @@ minutes on two CPU cores (records in the history alone):
 """
 
 import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -84,7 +85,7 @@ def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
 def _size(text: str) -> Any:
     if text == "all":
         return text
-    if not text.isdecimal() or int(text) < 1:
+    if not re.fullmatch("[1-9][0-9]{,8}", text):
         raise ValueError(f"sizes holds {text!r}; a size is a number of images from 1 on, or all")
     return int(text)
 

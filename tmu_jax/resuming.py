@@ -24,6 +24,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from tmu_jax import devices
+from tmu_jax.boundary import checked
+from tmu_jax.places import check_room, reason
 from tmu_jax.stages import stage_hash
 from tmu_jax.timing import Stopwatch, add_elapsed
 
@@ -162,6 +164,8 @@ class KeptLoop(Loop):
         items = {"state": ocp.args.StandardSave(arrays), "known": ocp.args.JsonSave(known)}
         self._saved_at = time.monotonic()
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            check_room(self._folder, sum(array.nbytes for array in arrays.values()))
             manager = self._opened()
             latest = manager.latest_step()
             manager.save(0 if latest is None else latest + 1, args=ocp.args.Composite(**items))
@@ -185,7 +189,8 @@ class KeptLoop(Loop):
     def _give_up(self, error: Exception) -> None:
         """A full disk must not end a training: it goes on, and is saved no more."""
         self._every = math.inf
-        sentence = f"the state of a training cannot be saved in {self._folder}: {error}; the training goes on without"
+        why = reason(error)
+        sentence = f"the state of a training cannot be saved in {self._folder}: {why}; the training goes on without"
         warnings.warn(sentence, stacklevel=2)
 
     def _remove(self) -> None:
@@ -209,6 +214,7 @@ _current: contextvars.ContextVar[_Loops | None] = contextvars.ContextVar("loops"
 
 
 @contextlib.contextmanager
+@checked
 def resumable(folder: pathlib.Path | str, *, every: float = EVERY) -> Iterator[None]:
     """Keeps the state of the trainings inside; the same ones, begun again with the same folder, go on from it.
 

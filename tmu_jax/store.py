@@ -3,8 +3,10 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from tmu_jax import devices
+from tmu_jax.places import check_room, write_or_keep
 from tmu_jax.resuming import EVERY, resumable
 
 _MANIFEST = "manifest.json"
@@ -113,7 +116,8 @@ class StageStore:
           make: makes it; may ask for other stages, but not for this one.
 
         Raises:
-          OSError: where the stage is not there, and the folder cannot be written or locked.
+          OSError: where the stage is not there, and the folder cannot be written or locked; where that shows only when
+            it was made, the message says where it is kept instead.
         """
         if self.has(name):
             # Many may read at once. What cannot be read so is named below, when nobody else can be at it.
@@ -148,23 +152,64 @@ class StageStore:
 
         Raises:
           TypeError: when the metadata is no JSON; nothing is written then.
+          OSError: when it cannot be written there; the message says where it is kept instead.
         """
-        path = self.path(name)
-        flat = traverse_util.flatten_dict(saved.arrays)
-        arrays = {names: np.asarray(array) for names, array in flat.items()}
-        # Orbax refuses arrays without entries, and a tree without arrays.
-        empty = [[names, str(array.dtype), array.shape] for names, array in arrays.items() if not array.size]
-        whole = traverse_util.unflatten_dict({names: array for names, array in arrays.items() if array.size})
-        metadata = json.loads(json.dumps({"empty": empty, "of_stage": saved.metadata}))
-        _remove(path)
-        items: dict[str, Any] = {"metadata": ocp.args.JsonSave(metadata)}
-        if whole:
-            items[_ARRAYS] = ocp.args.StandardSave(whole)
-        with ocp.CheckpointManager(path, options=_OPTIONS) as manager:
+        write_or_keep(self.path(name), lambda place: write_stage(place, name, saved))
+
+
+def write_stage(path: pathlib.Path, name: str, saved: Saved) -> None:
+    """Writes a stage in the place of whatever is there, whole or not at all.
+
+    Args:
+      path: its own folder.
+      name: of the stage.
+      saved: what to keep.
+
+    Raises:
+      TypeError: when the metadata is no JSON; nothing is written then.
+      OSError: when it cannot be written.
+    """
+    flat = traverse_util.flatten_dict(saved.arrays)
+    arrays = {names: np.asarray(array) for names, array in flat.items()}
+    # Orbax refuses arrays without entries, and a tree without arrays.
+    empty = [[names, str(array.dtype), array.shape] for names, array in arrays.items() if not array.size]
+    whole = traverse_util.unflatten_dict({names: array for names, array in arrays.items() if array.size})
+    metadata = json.loads(json.dumps({"empty": empty, "of_stage": saved.metadata}))
+    items: dict[str, Any] = {"metadata": ocp.args.JsonSave(metadata)}
+    if whole:
+        items[_ARRAYS] = ocp.args.StandardSave(whole)
+    path = path.absolute()  # As Orbax asks for.
+    _remove(path)
+    path.mkdir(parents=True)
+    try:
+        check_room(path, sum(array.nbytes for array in arrays.values()))
+        with _quiet(), ocp.CheckpointManager(path, options=_OPTIONS) as manager:
             manager.save(0, args=ocp.args.Composite(**items))
         temporary = path / f"{_MANIFEST}.tmp"
         temporary.write_text(json.dumps({"name": name, "files": checksums(path / "0")}))
         os.replace(temporary, path / _MANIFEST)
+    except (OSError, ValueError, RuntimeError) as error:
+        shutil.rmtree(path, ignore_errors=True)
+        raise _as_os_error(error) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What Orbax cannot write it raises; its threads would log pages of it as well."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _as_os_error(error: Exception) -> OSError:
+    """Orbax's error as the system's own, which it quotes by its number."""
+    if isinstance(error, OSError):
+        return error
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return OSError(str(error).splitlines()[0]) if found is None else OSError(int(found[1]), os.strerror(int(found[1])))
 
 
 @contextlib.contextmanager

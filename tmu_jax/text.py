@@ -6,9 +6,12 @@ from collections.abc import Iterable
 _PLAIN = str.maketrans({"–": "-", "—": "-", "−": "-", "’": "'", "“": '"', "”": '"', "…": "...", "×": "x", "±": "+-"})
 
 
+_STEERING = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\n\t"}
+
+
 def ascii_text(text: str) -> str:
-    r"""The text without any character that a terminal of another encoding cannot print; the rest as `\xe9`."""
-    return text.translate(_PLAIN).encode("ascii", "backslashreplace").decode("ascii")
+    r"""The text without what a terminal of another encoding cannot print, or is steered by; such as `\xe9`, `\x1b`."""
+    return text.translate(_PLAIN | _STEERING).encode("ascii", "backslashreplace").decode("ascii")
 
 
 def html_table(caption: str, rows: Iterable[tuple[str, object]]) -> str:

@@ -17,12 +17,15 @@ from experiments.protocol import run as runner
 from experiments.protocol.experiment import Experiment, choose, settings_of, shortfalls
 from experiments.protocol.records import locked, with_run
 from experiments.protocol.requests import check_methods
-from experiments.protocol.settings import Settings
+from experiments.protocol.settings import Settings, check_seeds
 from experiments.report import write as report
 from experiments.report.formats import plain
+from tmu_jax.command.parsing import parsed
 from tmu_jax.command.saying import stop_saying
 from tmu_jax.data import Dataset
+from tmu_jax.places import check_folder, reason
 from tmu_jax.resuming import Terminated, stop_on_terminate
+from tmu_jax.text import ascii_text
 
 ERRORS = (ValueError, TypeError, OSError, ImportError, pickle.UnpicklingError, FloatingPointError)
 """What a caller's values or files may raise: said in one line."""
@@ -84,21 +87,33 @@ def prepare(experiment: Experiment, options: Any) -> Prepared:
         check_methods(options.methods)
     if not 0 <= options.save_minutes < math.inf:
         raise ValueError(f"save_minutes={options.save_minutes} must be minutes, 0 or more")
-    chosen, why = choose(experiment, options)
-    left_out: list[str] = []
-    if chosen.dataset == "synthetic":
-        data = tmu_jax.data.load("synthetic")
-    else:
-        data, left_out = experiment.source.load(chosen)
+    check_seeds(options)
+    try:
+        chosen, why = choose(experiment, options)
+        for name in ("output", "stages"):
+            folder = getattr(chosen, name)
+            check_folder(f"{name}={str(folder)!r}", folder)
+        data, left_out = _load(experiment, chosen)
+    except FileNotFoundError as error:  # Of data alone.
+        hint = "" if getattr(options, "download", False) else f" (on this command line: {experiment.provide})"
+        raise FileNotFoundError(f"{error}{hint}") from error
     if chosen.num_train is not None and chosen.num_train != len(data.train_labels):
         data = tmu_jax.data.subset(data, chosen.num_train, seed=0)
     settings = settings_of(experiment, chosen, data)
     arms = experiment.arms(settings, chosen, data)
     short = shortfalls(experiment, chosen, settings)
     prepared = Prepared(experiment, chosen, arms, data, chosen.output, chosen.stages, why, short, left_out)
-    runner.remaining(arms, data, chosen.output, prepared.config(()))
+    work = runner.remaining(arms, data, chosen.output, prepared.config(()))
+    room = runner.room_for(work, data, chosen.stages)
+    check_folder(f"stages={str(chosen.stages)!r}", chosen.stages, room)
     chosen.output.mkdir(parents=True, exist_ok=True)
     return prepared
+
+
+def _load(experiment: Experiment, chosen: Any) -> tuple[Dataset, list[str]]:
+    if chosen.dataset == "synthetic":
+        return tmu_jax.data.load("synthetic"), []
+    return experiment.source.load(chosen)
 
 
 def announce(prepared: Prepared, console: Console) -> None:
@@ -163,7 +178,13 @@ def show(experiment: Experiment, output: pathlib.Path, console: Console) -> None
     """Writes the report of an output folder and prints its last screen."""
     with locked(output):
         body = (experiment.body or report.standard)(output)
-        report.write_report(output, body)
+        try:
+            report.write_report(output, body)
+        except OSError as error:
+            raise OSError(
+                f"the report in {output} cannot be written ({reason(error)}); its records are, and the same command "
+                "makes it from them"
+            ) from error
     report.print_table(output, console, body)
 
 
@@ -171,17 +192,18 @@ def main(experiment: Experiment, kind: type, arguments: Sequence[str] | None = N
     """The command line of an experiment; returns the exit status."""
     console = Console()
     arguments = sys.argv[1:] if arguments is None else arguments
-    options: Any = None
     stop_on_terminate()
     try:
-        options = tyro.cli(kind, args=list(arguments), prog=f"python -m experiments.{experiment.name}")
+        prog = f"python -m experiments.{experiment.name}"
+        options = parsed(lambda: tyro.cli(kind, args=list(arguments), prog=prog))
+        if options is None:
+            return 0
         tmu_jax.use_compilation_cache()
         execute(prepare(experiment, options), arguments, console)
     except BrokenPipeError:
         return stop_saying()
     except ERRORS as error:
-        missing = isinstance(error, FileNotFoundError) and not getattr(options, "download", False)
-        return complain(error, f" (on this command line: {experiment.provide})" if missing else "")
+        return complain(error)
     except KeyboardInterrupt as stop:
         return interrupted(stop, console)
     return 0
@@ -193,9 +215,10 @@ def interrupted(stop: KeyboardInterrupt, console: Console) -> int:
     return 0 if isinstance(stop, Terminated) else 130
 
 
-def complain(error: BaseException, hint: str = "") -> int:
+def complain(error: BaseException) -> int:
     """Says what is wrong in one line; returns the exit status."""
-    Console(stderr=True).print(f"error: {error}{hint}", style="red", highlight=False, markup=False, soft_wrap=True)
+    sentence = ascii_text(" ".join(plain(word) for word in f"error: {error}".split()))
+    Console(stderr=True).print(sentence, style="red", highlight=False, markup=False, soft_wrap=True)
     return 2
 
 

@@ -9,7 +9,7 @@ from experiments.protocol.graph import Graph
 from experiments.protocol.records import Record
 from experiments.protocol.requests import FLOORS
 from tmu_jax import evaluation, twin
-from tmu_jax.data import Dataset
+from tmu_jax.data import Dataset, ForgetProblem
 from tmu_jax.evaluation import metrics
 from tmu_jax.training import TrainedModel
 from tmu_jax.unlearning import UnlearnedModel
@@ -49,7 +49,7 @@ class Entries:
             }
             if model.prediction is not None:
                 record |= self._quality(model.prediction, gold_outputs, only_class)
-            records.append({**record, **cost, "notes": list(model.notes)})
+            records.append({**record, **cost, "notes": [*model.notes, *_chance_note(problem, gold_outputs)]})
         return records
 
     def of_prediction(
@@ -182,6 +182,18 @@ class Entries:
             "request": self._request.name,
             "seed": self._request.seed,
         }
+
+
+def _chance_note(problem: ForgetProblem, gold_outputs: evaluation.Outputs) -> list[str]:
+    """A sentence where the gold model has learnt nothing, as by a learning rate far out: nothing is shown then."""
+    accuracy = metrics.accuracy(gold_outputs.test, problem.test.labels)
+    chance = 100 * np.bincount(problem.test.labels).max() / len(problem.test)
+    if accuracy > chance + 1:
+        return []
+    return [
+        f"The gold model gets {accuracy:.1f} % of the test images right, no more than one class for all would: it has "
+        "learnt nothing, so no figure here says anything. Try another learning rate, or more epochs."
+    ]
 
 
 def _bits(values: np.ndarray) -> str:

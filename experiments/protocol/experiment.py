@@ -130,7 +130,7 @@ def class_indices(data: Dataset, names: Sequence[str]) -> tuple[int, ...]:
     for name in names:
         if name in data.class_names:
             found.append(data.class_names.index(name))
-        elif name.isdecimal() and int(name) < data.num_classes:
+        elif name in map(str, range(data.num_classes)):
             found.append(int(name))
         else:
             some = ", ".join(data.class_names[:5])

@@ -3,15 +3,15 @@
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.protocol.graph import Graph
 from experiments.protocol.requests import FLOORS
-from experiments.report.files import read_config, read_features, read_records, read_samples
+from experiments.report.files import read_config, read_features, read_records, read_samples, write_whole
 from experiments.report.samples import cell_of, disagreements
+from tmu_jax.places import write_or_keep
 from tmu_jax.store import lock_file
 
 Record = dict[str, Any]
@@ -68,6 +68,9 @@ class RecordTable:
 
         Records stand last on disk: a cell that has its records has its samples and features. What another run has
         added to the folder meanwhile stays.
+
+        Raises:
+          OSError: where the disk does not take them; the message says where all entries are kept instead.
         """
         # What was not measured is not there.
         known = [{key: value for key, value in record.items() if value is not None} for record in records]
@@ -81,15 +84,19 @@ class RecordTable:
         self._samples = _replaced(self._samples, samples, lambda entry: (cell_of(entry), entry["method"]))
         self._features = _replaced(self._features, features, cell_of)
         _amortise(self.records)
-        for name, entries in (("features", self._features), ("samples", self._samples)):
-            if entries:
-                write_whole(self._output / f"{name}.json", "[\n" + ",\n".join(map(_line, entries)) + "\n]\n")
-        write_whole(self._output / "results.jsonl", "".join(_line(record) + "\n" for record in self.records))
+        write_or_keep(self._output, self._write)
         self._done |= {(cell_of(record), record["method"]) for record in named}
         for cell, method in now:
             if before.get((cell, method), now[cell, method]) != now[cell, method]:
                 *_, request, seed = cell
                 self._say(f"{request}, seed {seed}: the record of {method} was of another stage; it is replaced")
+
+    def _write(self, folder: pathlib.Path) -> None:
+        folder.mkdir(exist_ok=True)
+        for name, entries in (("features", self._features), ("samples", self._samples)):
+            if entries:
+                write_whole(folder / f"{name}.json", "[\n" + ",\n".join(map(_line, entries)) + "\n]\n")
+        write_whole(folder / "results.jsonl", "".join(_line(record) + "\n" for record in self.records))
 
     def _complete(self) -> set[tuple[tuple[Any, ...], str]]:
         """Cells and methods that have records and samples of the same run."""
@@ -153,13 +160,13 @@ def _amortise(records: Sequence[Record]) -> None:
     """
 
     def place(record: Record, part: str) -> tuple[Any, ...]:
-        arm = tuple(record[key] for key in ("variant", "num_forget", "ratio", "seed"))
+        arm = tuple(record.get(key) for key in ("variant", "num_forget", "ratio", "seed"))
         return (*arm, part, record["stage_by_part"][part])
 
-    users: dict[tuple[Any, ...], set[tuple[str, str]]] = {}
+    users: dict[tuple[Any, ...], set[tuple[str | None, str]]] = {}
     for record in records:
         for part in record.get("stage_by_part", {}):
-            users.setdefault(place(record, part), set()).add((record["request"], record["method"]))
+            users.setdefault(place(record, part), set()).add((record.get("request"), record["method"]))
     for record in records:
         if record.get("seconds") is None or "stage_by_part" not in record:
             continue
@@ -173,10 +180,3 @@ def _amortise(records: Sequence[Record]) -> None:
             continue
         scale = record["seconds_amortised"] / record["seconds"] if record["seconds"] else 1.0
         record["retraining_share_amortised"] = record["retraining_share"] * scale
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that it is whole at any time."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -20,14 +20,17 @@ from experiments.protocol import environment
 from experiments.protocol.budgets import graph_of
 from experiments.protocol.cells import Cells
 from experiments.protocol.progress import Display
-from experiments.protocol.records import Record, RecordTable, locked, with_run, write_whole
+from experiments.protocol.records import Record, RecordTable, locked, with_run
 from experiments.protocol.requests import Request, check_methods, make_requests
 from experiments.protocol.settings import Settings, check_output, read_arms
-from experiments.report.files import read_config
+from experiments.report.files import read_config, write_whole
+from experiments.report.formats import plain
 from tmu_jax import evaluation
 from tmu_jax.data import Dataset
 from tmu_jax.resuming import EVERY
 from tmu_jax.store import StageStore
+from tmu_jax.training import TrainedModel
+from tmu_jax.training.module import fresh_bytes
 
 
 def run(
@@ -62,7 +65,7 @@ def run(
     remaining(arms, data, output, config)  # What cannot be is refused before anything is written.
     output.mkdir(parents=True, exist_ok=True)
     with at_work(output, wait, console):
-        warn = partial(console.print, style="yellow", markup=False)
+        warn = partial(_warn, console)
         store = StageStore(stages or output / "stages", warn=warn, save_every=save_every)
         return _run(arms, data, output, config, console, store)
 
@@ -76,7 +79,7 @@ def _run(
     store: StageStore,
 ) -> list[Record]:
     work = remaining(arms, data, output, config)
-    table = RecordTable(output, config, say=lambda sentence: console.print(sentence, style="yellow", markup=False))
+    table = RecordTable(output, config, say=partial(_warn, console))
     if not work:
         return table.records
     begin(arms, output, config)
@@ -105,6 +108,10 @@ def begin(arms: Sequence[Settings], output: pathlib.Path, config: Mapping[str, A
         write_whole(output / "config.json", json.dumps(whole, indent=1))
 
 
+def _warn(console: Console, sentence: str) -> None:
+    console.print(plain(sentence), style="yellow", markup=False)
+
+
 @contextlib.contextmanager
 def at_work(output: pathlib.Path, wait: bool, console: Console) -> Iterator[None]:
     """Lets other runs know that one is at work in a folder."""
@@ -113,7 +120,7 @@ def at_work(output: pathlib.Path, wait: bool, console: Console) -> Iterator[None
         lock.acquire(timeout=0)
     except filelock.Timeout:
         then = "waiting for it" if wait else "both go on, and find what the other has done (--wait waits instead)"
-        console.print(f"another run is at work in {output}: {then}", style="yellow", markup=False)
+        _warn(console, f"another run is at work in {output}: {then}")
         if wait:
             lock.acquire()
     try:
@@ -140,6 +147,21 @@ def remaining(
             if todo := table.missing(graph_of(settings, request, module)):
                 work.append((settings, request, todo))
     return work
+
+
+def room_for(work: Sequence[tuple[Settings, Request, list[str]]], data: Dataset, stages: pathlib.Path) -> int:
+    """About how many bytes of checkpoints a run writes: its models, and twice the state of the one that is trained."""
+    store = StageStore(stages)
+    sizes: dict[str, int] = {}
+    new: dict[str, str] = {}
+    for settings, request, todo in work:
+        module = tmu_jax.models.create(settings.arch, data.num_classes)
+        sizes[settings.arch] = fresh_bytes(module, data.pool.images.shape[1:])
+        models = [
+            one for one in graph_of(settings, request, module).stages(todo) if issubclass(one.value, TrainedModel)
+        ]
+        new |= {one.name: settings.arch for one in models if one.is_kept and not store.has(one.name)}
+    return sum(sizes[arch] for arch in new.values()) + (4 * max(sizes.values()) if new else 0)
 
 
 def _grown(arms: Sequence[Settings], output: pathlib.Path) -> dict[str, Any]:

@@ -12,10 +12,13 @@ import tmu_jax
 from experiments.report.files import read_config
 from tmu_jax import twin
 from tmu_jax.data import HeldoutSource, Ratio
+from tmu_jax.data.checks import check_seed
 from tmu_jax.models import Architecture
 from tmu_jax.preparation import BankSettings
 from tmu_jax.training import Recipe, Schedule
 
+_RATE_FACTORS = (1e-3, 1e3)
+"""What is beyond is a slip of the keyboard."""
 MAY_GROW = ("classes", "num_forget", "seeds", "methods", "by_class")
 """Settings that may differ from those of an output folder: they add cells and alter none."""
 
@@ -98,6 +101,18 @@ class Settings:
     by_class: bool = True
     compute: str = dataclasses.field(default_factory=lambda: f"{jax.default_backend()}, tmu_jax {tmu_jax.__version__}")
 
+    def __post_init__(self) -> None:
+        check_seeds(self)
+        least, most = _RATE_FACTORS
+        if not least <= self.unlearning_rate_factor <= most:
+            raise ValueError(
+                f"unlearning_rate_factor={self.unlearning_rate_factor} must lie within {least:g}..{most:g}"
+            )
+        if self.recipe.batch_size > self.num_train:
+            raise ValueError(
+                f"batch_size={self.recipe.batch_size} must be at most {self.num_train}, the training images"
+            )
+
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -106,6 +121,15 @@ class Settings:
         """What the repetition `seed` draws with."""
         held = (self.split_seed, self.training_seed, self.unlearning_seed)
         return Seeds(*(seed if value is None else value for value in held))
+
+
+def check_seeds(given: Any) -> None:
+    """Raises ValueError for a seed, of options or of settings, that would give another one's key."""
+    for seed in given.seeds:
+        check_seed("seeds", seed)
+    for name in ("split_seed", "training_seed", "unlearning_seed"):
+        if getattr(given, name) is not None:
+            check_seed(name, getattr(given, name))
 
 
 def check_output(arms: Sequence[Settings], output: pathlib.Path) -> None:
@@ -137,7 +161,7 @@ def check_output(arms: Sequence[Settings], output: pathlib.Path) -> None:
 
 def read_arms(output: pathlib.Path) -> dict[str, dict[str, Any]]:
     """The settings of every arm that an output folder holds, by the arm's name; empty where it holds none."""
-    return read_config(output).get("arms", {}) if (output / "config.json").exists() else {}
+    return read_config(output).get("arms") or {} if (output / "config.json").exists() else {}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

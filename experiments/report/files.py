@@ -1,14 +1,21 @@
 """The files of a run's folder, read and checked: what is broken is named with its file and line."""
 
 import json
+import numbers
+import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 Record = Mapping[str, Any]
 RECORD_KEYS = ("method", "target_class", "seed")
 SAMPLE_KEYS = ("request", "seed", "method", "labels")
 FEATURE_KEYS = ("problem", "NF", "AF", "CF", "easy")
+_TEXTS = {"experiment", "dataset", "preset", "arch", "requests", "class_name", "request", "variant", "heldout_source"}
+_TEXTS |= {"ratio", "method", "stage", "run", "correct", "easy", "problem"}
+_LISTS = {"notes", "tried", "labels", "distance", "probability", "classes", "seeds", "methods"}
+_OBJECTS = {"seconds_by_part", "stage_by_part", "preparation", "debt", "options", "made_elsewhere", "runs", "arms"}
+_OBJECTS |= {"rehearsed_untouched"}
 
 
 def read_config(output: pathlib.Path) -> dict[str, Any]:
@@ -19,9 +26,16 @@ def read_config(output: pathlib.Path) -> dict[str, Any]:
         ValueError: it is not a JSON object.
     """
     path = output / "config.json"
-    found = _parsed(path.read_text("utf-8"), f"{path}", "restore the file, or choose another folder")
+    remedy = "restore the file, or choose another folder"
+    found = _parsed(_text(path, remedy), f"{path}", remedy)
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: must hold a JSON object, not {_short(found)}; restore it or choose another folder")
+        raise ValueError(f"{path}: must hold a JSON object, not {_short(found)}; {remedy}")
+    _check(found, f"{path}", remedy, named=("runs", "arms"))
+    for name in ("runs", "arms"):
+        for key, inner in (found.get(name) or {}).items():
+            if not isinstance(inner, dict):
+                raise ValueError(f"{path}: {key!r} in {name} must be an object, not {_short(inner)}; {remedy}")
+            _check(inner, f"{path}: {key!r} in {name}", remedy, named=("classes", "seeds", "methods"))
     return found
 
 
@@ -33,7 +47,7 @@ def read_records(output: pathlib.Path) -> list[dict[str, Any]]:
         ValueError: a line is not a JSON object with `RECORD_KEYS`.
     """
     path = output / "results.jsonl"
-    lines = enumerate(path.read_text("utf-8").splitlines(), 1)
+    lines = enumerate(_text(path, "remove the line").splitlines(), 1)
     return [_entry(line, f"{path}, line {number}", RECORD_KEYS) for number, line in lines]
 
 
@@ -57,25 +71,85 @@ def read_samples(output: pathlib.Path) -> list[dict[str, Any]]:
 
 def read_features(output: pathlib.Path) -> list[dict[str, Any]]:
     """Reads `features.json`; none where there is no such file. Raises: as `read_samples`."""
-    return _entries(output / "features.json", FEATURE_KEYS)
+    return _entries(output / "features.json", FEATURE_KEYS, lists=("NF", "AF", "CF", "easy"))
 
 
-def _entries(path: pathlib.Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that it is whole at any time.
+
+    Raises:
+        OSError: naming the file; what it was is left as it was.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(text, "utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        # The system names no file that it cannot fill.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _entries(path: pathlib.Path, keys: tuple[str, ...], lists: Collection[str] = _LISTS) -> list[dict[str, Any]]:
     """A JSON list that has an entry a line, its brackets on lines of their own."""
     if not path.exists():
         return []
-    lines = path.read_text("utf-8").splitlines()
+    lines = _text(path, "remove the file").splitlines()
     if len(lines) < 2 or (lines[0], lines[-1]) != ("[", "]"):
         raise ValueError(f"{path}, line 1: must be a list with an entry a line; remove the file")
-    return [_entry(line.removesuffix(","), f"{path}, line {n}", keys) for n, line in enumerate(lines[1:-1], 2)]
+    return [_entry(line.removesuffix(","), f"{path}, line {n}", keys, lists) for n, line in enumerate(lines[1:-1], 2)]
 
 
-def _entry(line: str, where: str, keys: tuple[str, ...]) -> dict[str, Any]:
+def _entry(line: str, where: str, keys: tuple[str, ...], lists: Collection[str] = _LISTS) -> dict[str, Any]:
     found = _parsed(line, where, "remove the line")
     missing = [key for key in keys if not isinstance(found, dict) or key not in found]
     if missing:
         raise ValueError(f"{where}: must be an object with {', '.join(missing)}, not {_short(found)}; remove the line")
+    _check(found, where, "remove the line", lists=lists)
     return found
+
+
+def _check(
+    found: Record, where: str, remedy: str, named: Collection[str] | None = None, lists: Collection[str] = _LISTS
+) -> None:
+    """Raises ValueError for a value of another type than its name promises; None is nothing.
+
+    Args:
+        found: a JSON object.
+        where: its file and line.
+        remedy: what to do.
+        named: the names that are looked at; None: all.
+        lists: names whose values are lists.
+    """
+    for name, value in found.items():
+        if value is None or (named is not None and name not in named):
+            continue
+        if name in lists or name.endswith("_interval"):
+            fits, right = isinstance(value, list) and all(map(_is_plain, value)), "a list"
+        elif name in _OBJECTS:
+            fits, right = isinstance(value, dict), "an object"
+            if fits and name == "seconds_by_part":
+                fits, right = all(isinstance(one, numbers.Real) for one in value.values()), "an object of numbers"
+        elif name in _TEXTS:
+            fits, right = isinstance(value, str), "a text"
+        elif name in ("target_class", "num_forget"):
+            fits, right = _is_plain(value), "a number or a text"
+        else:
+            fits, right = isinstance(value, numbers.Real), "a number"
+        if not fits:
+            raise ValueError(f"{where}: {name} must be {right}, not {_short(value)}; {remedy}")
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, numbers.Real | str) or (isinstance(value, dict) and "options" in value)
+
+
+def _text(path: pathlib.Path, remedy: str) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        line = 1 + error.object.count(b"\n", 0, error.start)
+        raise ValueError(f"{path}, line {line}: not UTF-8 ({error.reason}); {remedy}") from error
 
 
 def _parsed(text: str, where: str, remedy: str) -> Any:
@@ -83,6 +157,8 @@ def _parsed(text: str, where: str, remedy: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON ({error.msg} at character {error.pos}); {remedy}") from error
+    except (ValueError, RecursionError) as error:  # A number of thousands of digits, lists in lists without end.
+        raise ValueError(f"{where}: cannot be read ({str(error).split(';')[0]}); {remedy}") from error
 
 
 def _short(value: Any) -> str:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from experiments.report.files import read_config, read_features
+from experiments.report.files import read_config, read_features, write_whole
 from experiments.report.formats import plain, to_markdown
 from experiments.report.page import Body, Picture, Section, setting_line, standing, title
 from experiments.report.paper import paper_differences, paper_tables
@@ -68,7 +68,7 @@ def write_report(output: pathlib.Path, body: Body | None = None) -> pathlib.Path
 
     # Nothing of a name is taken for markup: every value is escaped on its way into either page.
     for name, finalize in {"report.md": lambda text: Markup(to_markdown(text)), "report.html": plain}.items():
-        (output / name).write_text(_environment(finalize, inlined).get_template(f"{name}.j2").render(page), "utf-8")
+        write_whole(output / name, _environment(finalize, inlined).get_template(f"{name}.j2").render(page))
     return output / "report.md"
 
 
@@ -83,7 +83,8 @@ def print_table(output: pathlib.Path, console: Console | None = None, body: Body
     """
     console = console or Console()
     body = body or standard(output)
-    sentence, folder = Text(_encodable(body.sentence, console)), Text(f"records and report: {output / 'report.html'}")
+    sentence = Text(_encodable(body.sentence, console))
+    folder = Text(plain(f"records and report: {output / 'report.html'}"))
     below = sum(len(console.render_lines(text)) for text in (sentence, folder))
     table = body.table.compact or body.table
     console.print(Text(f"{table.title}:", style="bold"))

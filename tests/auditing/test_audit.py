@@ -228,7 +228,7 @@ def test_whole_classes_do_not_count_in_what_is_lost():
         ({"original": 1, "ids": ["a"]}, ValueError, "ids has 1 entries, the request 80 images"),
         ({"original": 1, "ids": ["a"] * 80}, ValueError, "ids holds 'a' twice"),
         ({"original": 1, "second_gold": 1}, ValueError, "second_gold has no use without gold"),
-        ({"result": "model"}, TypeError, "result must be what forget returned or a TrainedModel, got str"),
+        ({"result": "model"}, TypeError, "result='model' must be a Forgotten or a TrainedModel, not a str"),
     ],
 )
 def test_calls_that_cannot_be(options, error, said):

@@ -320,8 +320,8 @@ def test_another_salt_is_found(written):
         ({"salt": None}, ValueError, "only together"),
         ({"ids": "user/1.png"}, ValueError, "ids must be a list"),
         ({"public_key": "nobody"}, ValueError, "neither a file nor 32 bytes in base64"),
-        ({"page": "no.html"}, FileNotFoundError, r"page=no\.html is not there"),
-        ({"evidence_path": "no.json"}, FileNotFoundError, r"evidence_path=no\.json is not there"),
+        ({"page": "no.html"}, FileNotFoundError, r"page='no\.html' is not there"),
+        ({"evidence_path": "no.json"}, FileNotFoundError, r"evidence_path='no\.json' is not there"),
     ],
 )
 def test_calls_that_cannot_be(written, options, error, said):

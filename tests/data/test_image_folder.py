@@ -254,7 +254,7 @@ def test_progress_bar_is_shown_when_asked_for(tmp_path, capfd):
     ("changes", "error", "message"),
     [
         ({"image_size": 7}, ValueError, "image_size must be 8 or more, got 7"),
-        ({"image_size": 32.0}, TypeError, "image_size must be an integer, got 32.0"),
+        ({"image_size": 32.0}, TypeError, "image_size=32.0 must be an integer"),
         ({"num_classes": 1}, ValueError, "num_classes must be 2 or more, got 1"),
         ({"num_classes": 4}, ValueError, r"num_classes must be at most 3, .*min_images=2 image files, got 4"),
         ({"num_classes": 3, "min_images": 4}, ValueError, r"at most 2, .*min_images=4 image files, got 3"),
@@ -449,5 +449,5 @@ def test_of_twenty_spoiled_files_each_is_decoded_or_named(tmp_path):
 
 def test_given_in_the_place_of_its_data_set_it_says_which_part_to_give(tmp_path):
     found = from_image_folder(write(tmp_path, identities(a=4, b=4)), **QUIET)
-    with pytest.raises(AttributeError, match=r"the data set is its `\.data`"):
+    with pytest.raises(TypeError, match=r"must be a Dataset, not a FolderData; give its \.data"):
         forget_indices(found, [0])

@@ -119,7 +119,7 @@ def test_repr_is_short_and_names_the_request():
         (dict(num_forget="some"), TypeError, "unless 'all'.*got 'some'"),
         (dict(target_classes=range(10), num_forget="all"), ValueError, "at least one must stay"),
         (dict(seed=-1), ValueError, "seed must be 0 or more, got -1"),
-        (dict(seed=0.5), TypeError, "seed must be an integer"),
+        (dict(seed=0.5), TypeError, "seed=0.5 must be an integer"),
         (dict(heldout_source="valid"), ValueError, "heldout_source must be one of .*got 'valid'"),
         (dict(ratio="paper"), ValueError, "ratio must be one of .*got 'paper'"),
         (dict(ratio="all", heldout_source="train"), ValueError, "needs heldout_source='test'"),

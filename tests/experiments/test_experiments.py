@@ -343,7 +343,7 @@ def faces(tmp_path):
 def test_bad_faces_are_named_and_left_out_or_refused(faces, tmp_path):
     options = vggface2.Options(
         data_dir=faces, image_size=16, num_identities=4, num_forget=2, output=tmp_path / "out", preset="quick",
-        num_train=30, epochs=1,
+        num_train=30, epochs=1, batch_size=10,
     )  # fmt: skip
     ready = command.prepare(vggface2.EXPERIMENT, options)
     left_out = " ".join(ready.left_out)

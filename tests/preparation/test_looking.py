@@ -176,7 +176,7 @@ def test_an_unlearned_model_is_asked_as_it_was_before_the_request(ready):
 
 
 def test_what_cannot_be_looked_at(ready):
-    with pytest.raises(TypeError, match="got int"):
+    with pytest.raises(TypeError, match="not an int"):
         look(ready.problem([1]), 3)
     with pytest.raises(ValueError, match="of other images"):
         look(tmu_jax.data.forget_indices(noisy(5), [1]), ready)

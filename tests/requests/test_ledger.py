@@ -233,7 +233,7 @@ def test_what_does_not_close_a_request(ledger, original, tmp_path):
         ledger.close(problem, untouched)
     with pytest.raises(ValueError, match="forgot other images than request 2"):
         ledger.close(other, untouched)
-    with pytest.raises(TypeError, match="got TrainedModel"):
+    with pytest.raises(TypeError, match="not a TrainedModel"):
         ledger.close(problem, original)
     with pytest.raises(ValueError, match="the number None, which is no request"):
         ledger.close(tmu_jax.data.forget_indices(NAMED, range(4)), untouched)

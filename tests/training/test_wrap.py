@@ -394,7 +394,7 @@ def test_pixels_are_normalised_and_then_preprocessed():
         ((0.5, 0.0), "std .* must be above 0"),
         ((0.5, (0.2, -0.1, 0.2)), "std .* must be above 0"),
         ((0.5, float("nan")), "finite"),
-        (0.5, r"must be \(mean, std\)"),
+        ((0.5,), r"must be \(mean, std\)"),
     ],
 )
 def test_normalisations_in_other_units_are_refused_with_the_remedy(normalization, match):
@@ -492,12 +492,12 @@ def test_what_is_no_model_is_refused():
         (lambda: tmu_jax.wrap(users.linear, {"act": jax.nn.relu}), TypeError, "eqx.partition"),
         (lambda: tmu_jax.wrap(users.linear, {"w": np.ones(3)}), ValueError, "float64 at 'params/w'"),
         (lambda: tmu_jax.wrap(users.Unaware(), {"params": {"w": jnp.ones(3, jnp.int8)}}), ValueError, "int8"),
-        (lambda: tmu_jax.wrap(users.linear, tree, recipe="sgd"), TypeError, "tmu_jax.Recipe"),
+        (lambda: tmu_jax.wrap(users.linear, tree, recipe="sgd"), TypeError, "recipe='sgd' must be a Recipe or None"),
         (lambda: tmu_jax.wrap(users.linear, tree, output="softmax"), ValueError, "output='softmax'"),
         (lambda: tmu_jax.wrap(users.linear, tree, embedding=3), TypeError, "embedding=3"),
         (lambda: tmu_jax.wrap(users.linear, tree, preprocess=3), TypeError, "preprocess=3"),
         (lambda: Recipe(optimizer=optax.sgd(0.1)), ValueError, "optax.adamw"),
-        (lambda: Recipe(augment="flip"), ValueError, "augment='flip'"),
+        (lambda: Recipe(augment="flip"), TypeError, "augment='flip' must be True or False or a function"),
     ]
     for make, error, match in cases:
         with pytest.raises(error, match=match):

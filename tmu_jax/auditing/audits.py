@@ -14,7 +14,9 @@ import numpy as np
 from tmu_jax.auditing import evidence, facts, page, reading, telling
 from tmu_jax.auditing.measuring import Seen, measure
 from tmu_jax.auditing.reading import Check, Outcome
+from tmu_jax.boundary import checked
 from tmu_jax.data import ForgetProblem
+from tmu_jax.data.checks import check_seed
 from tmu_jax.preparation import Forgotten, Prepared
 from tmu_jax.requests import Copies
 from tmu_jax.text import ascii_text, html_table
@@ -130,6 +132,7 @@ class Audit:
         return html_table(f"Audit: {self.outcome}", [*rows, *(("not shown", sentence) for sentence in self.not_shown)])
 
 
+@checked
 def audit(
     problem: ForgetProblem,
     result: Forgotten | TrainedModel,
@@ -167,6 +170,7 @@ def audit(
       TypeError: for a result that is neither.
       ValueError: without a model before, or for ids that do not fit the request.
     """
+    check_seed("seed", seed)
     model = result.model if isinstance(result, Forgotten) else result
     if not isinstance(model, TrainedModel):
         raise TypeError(f"result must be what forget returned or a TrainedModel, got {type(result).__name__}")

@@ -10,6 +10,7 @@ import numpy as np
 
 from tmu_jax.auditing import evidence, reading
 from tmu_jax.auditing.measuring import MOST_NEIGHBOURS
+from tmu_jax.boundary import checked
 from tmu_jax.data import Dataset
 from tmu_jax.text import ascii_text, html_table
 from tmu_jax.training import TrainedModel
@@ -51,6 +52,7 @@ class Verification:
         return html_table("Verification", [*rows, *(("not checked", one) for one in self.not_checked)])
 
 
+@checked
 def verify(
     evidence_path: pathlib.Path | str,
     *,
@@ -89,7 +91,7 @@ def verify(
     known_key = None if public_key is None else evidence.public_key(public_key)
     for name, path in (("evidence_path", evidence_path), ("page", page)):
         if path is not None and not pathlib.Path(path).is_file():
-            raise FileNotFoundError(f"{name}={path} is not there")
+            raise FileNotFoundError(f"{name}={str(path)!r} is not there")
     try:
         document = evidence.parse(pathlib.Path(evidence_path).read_bytes())
     except (ValueError, RecursionError) as error:

@@ -26,7 +26,7 @@ def check(chosen: options.Check) -> bool:
 
 def audit(chosen: options.Audit) -> bool:
     """Runs the command; whether the audit did not fail."""
-    inputs.check_number("--seed", chosen.seed, 0)
+    inputs.check_seed("--seed", chosen.seed)
     inputs.check_key(chosen.key)
     output = inputs.check_new_folder("--output", chosen.output or chosen.folder)
     for name in ("answer.html", "evidence.json"):

@@ -40,7 +40,7 @@ def forget(chosen: options.Forget) -> bool:
     """Runs the command; whether the images were forgotten and the audit did not fail."""
     method = _method(chosen)
     inputs.check_number("--budget", chosen.budget, 0, 1)
-    inputs.check_number("--seed", chosen.seed, 0)
+    inputs.check_seed("--seed", chosen.seed)
     inputs.check_key(chosen.key)
     folder = inputs.check_new_folder("--ledger", chosen.ledger)
     ledger = preparing.open_ledger(folder)
@@ -69,6 +69,9 @@ def forget(chosen: options.Forget) -> bool:
         [f"forget {len(rows)} of {preparing.described(data)}", *preparing.left_out_line(left_out), *_why(start), *notes]
     )
     say(_plan(asked, chosen).lines())
+    model_bytes = preparing.bytes_of(start.model)
+    inputs.check_new_folder("--output", chosen.output, model_bytes)
+    inputs.check_new_folder("--ledger", chosen.ledger, preparing.KEPT * model_bytes)
     if chosen.dry_run:
         return True
     with keeping.alone(folder):

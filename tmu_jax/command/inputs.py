@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import importlib
-import os
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ import numpy as np
 
 from tmu_jax.auditing.evidence import private_key
 from tmu_jax.data import Dataset, FolderData, from_image_folder, from_npz
+from tmu_jax.data.checks import LARGEST_SEED
+from tmu_jax.places import check_folder
 from tmu_jax.training import TrainedModel
 from tmu_jax.training.checking import refuse_misfit, refuse_probabilities
 from tmu_jax.unlearning import load
@@ -160,22 +161,24 @@ def check_key(text: str | None) -> None:
             private_key(text)
 
 
-def check_new_folder(option: str, text: str) -> pathlib.Path:
-    """A folder that can be made or written into."""
-    place = pathlib.Path(text)
-    if place.exists() and not place.is_dir():
-        raise RefusedError(f"{option} {text}: is a file; give a folder")
-    above = next(one for one in (place.absolute(), *place.absolute().parents) if one.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise RefusedError(f"{option} {text}: cannot be written to; give another folder")
-    return place
+def check_new_folder(option: str, text: str, num_bytes: int = 0) -> pathlib.Path:
+    """A folder that can be made or written into, with room for so much."""
+    try:
+        return check_folder(f"{option} {text}:", text, num_bytes)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
 
 
 def check_number(option: str, value: float, least: float, most: float = float("inf")) -> None:
     """Refuses a number out of range."""
     if not least <= value <= most:
-        bounds = f"at least {least:g}" if most == float("inf") else f"{least:g} to {most:g}"
+        bounds = f"at least {least}" if most == float("inf") else f"{least} to {most}"
         raise RefusedError(f"{option} {value}: must be {bounds}")
+
+
+def check_seed(option: str, value: int) -> None:
+    """Refuses a seed whose key would be another's."""
+    check_number(option, value, 0, LARGEST_SEED)
 
 
 def _called(option: str, text: str) -> Any:

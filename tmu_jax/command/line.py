@@ -1,8 +1,5 @@
 """The command line: five commands, their options and their exit statuses."""
 
-import contextlib
-import io
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,6 +10,7 @@ import tyro
 from tmu_jax.cache import use_compilation_cache
 from tmu_jax.command import auditing, forgetting, options, preparing
 from tmu_jax.command.inputs import RefusedError
+from tmu_jax.command.parsing import parsed
 from tmu_jax.command.saying import stop_saying
 from tmu_jax.resuming import stop_on_terminate
 from tmu_jax.text import ascii_text
@@ -36,9 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: of the command line; the process's own by default.
 
     Returns:
-      The exit status: 0 for success; 2 for an option or input that cannot be used, with one line on stderr; 3 where
-      nothing was forgotten, or a check, an audit or a verification fails; 130 when interrupted, by SIGTERM too; 141
-      where whoever read its output has gone; 1 for what nobody expected. A traceback is shown with `--debug` alone.
+      The exit status: 0 for success; 2 for an option or input that cannot be used and a disk that cannot be written
+      to, with one line on stderr; 3 where nothing was forgotten, or a check, an audit or a verification fails; 130
+      when interrupted, by SIGTERM too; 141 where whoever read its output has gone; 1 for what nobody expected. A
+      traceback is shown with `--debug` alone.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     is_debug = "--debug" in arguments
@@ -50,12 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return DONE
         use_compilation_cache()
         return DONE if _RUN[type(chosen)](chosen) else NOT_FORGOTTEN
-    except RefusedError as error:
+    except BrokenPipeError:
+        return stop_saying()
+    except (RefusedError, OSError) as error:  # A disk that fills up says itself where.
         return _complain(str(error), REFUSED, is_debug)
     except KeyboardInterrupt:
         return _complain("stopped; the same command goes on with what was at work", INTERRUPTED, is_debug)
-    except BrokenPipeError:
-        return stop_saying()
     except Exception as error:
         words = f"{type(error).__name__}: {error}"
         return _complain(f"unexpected {words[:500]} (--debug shows where it came from)", UNEXPECTED, is_debug)
@@ -67,27 +66,18 @@ def _parse(arguments: list[str]) -> options.Options | None:
     Raises:
       RefusedError: for a command line that is none.
     """
-    said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.extras.subcommand_cli_from_dict(
+        return parsed(
+            lambda: tyro.extras.subcommand_cli_from_dict(
                 options.COMMANDS,
                 prog="tmu-jax",
                 description="Forget training images of a trained classifier, and show that they are gone.",
                 args=arguments,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
-    except SystemExit as stop:
-        if not stop.code:
-            return None
-        raise RefusedError(_one_line(said.getvalue())) from None
-
-
-def _one_line(text: str) -> str:
-    """What the parser drew as a box, as a sentence."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    words = [re.sub(r"[^\x20-\x7e]", " ", line).strip() for line in plain.splitlines()]
-    return " ".join(line for line in words if line)
+        )
+    except ValueError as error:
+        raise RefusedError(str(error)) from None
 
 
 def _complain(sentence: str, status: int, is_debug: bool) -> int:

@@ -17,14 +17,17 @@ from tmu_jax.preparation import prepare as library_prepare
 from tmu_jax.preparation.building import missing_stages
 from tmu_jax.requests import Ledger
 from tmu_jax.stages import Stage
+from tmu_jax.training import TrainedModel
 
 _TIMED = 1000
+KEPT = 8
+"""Models in a ledger's folder, about: in service, original, twin, what a request left, and one's state in training."""
 
 
 def prepare(chosen: options.Prepare) -> bool:
     """Runs the command; True."""
-    for name, value in (("--seed", chosen.seed), ("--folds", chosen.folds)):
-        inputs.check_number(name, value, 0)
+    inputs.check_seed("--seed", chosen.seed)
+    inputs.check_number("--folds", chosen.folds, 0)
     folder = inputs.check_new_folder("--ledger", chosen.ledger)
     ledger = open_ledger(folder)
     model = inputs.read_model(chosen.model)
@@ -43,6 +46,7 @@ def prepare(chosen: options.Prepare) -> bool:
         ]
     )
     say(planning.plan(start.model, some_rows(data, removed), planning.of_stages(stages)).lines())
+    inputs.check_new_folder("--ledger", chosen.ledger, KEPT * bytes_of(start.model))
     if chosen.dry_run:
         return True
     with keeping.alone(folder):
@@ -93,6 +97,11 @@ def some_rows(data: Dataset, removed: np.ndarray) -> Split:
     """Training images to time steps on; what was removed is not gathered for that either."""
     left = np.setdiff1d(np.arange(len(data.train_labels)), removed)
     return Split(data.pool, left[:_TIMED].astype(np.int32))
+
+
+def bytes_of(model: TrainedModel) -> int:
+    """How many bytes a model's variables take."""
+    return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(model.variables))
 
 
 def _call(start: Start, removed: np.ndarray) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data.checks import check_integer, printable
 from tmu_jax.data.demand import ImagesOnDemand
 from tmu_jax.data.ids import as_ids, check_unique
@@ -13,6 +14,7 @@ from tmu_jax.data.pixels import Channels, Reading, check_one_shape, convert_imag
 from tmu_jax.data.types import Dataset
 
 
+@checked
 def from_arrays(
     train_images: Any,
     train_labels: Any,
@@ -90,6 +92,7 @@ def _is_on_demand(images: dict[str, Any], reading: Reading) -> bool:
     return True
 
 
+@checked
 def subset(data: Dataset, num_train: int, seed: int = 0) -> Dataset:
     """A random part of the training images, every class in its share to within one image; the test images stay.
 

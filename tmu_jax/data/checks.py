@@ -1,10 +1,13 @@
 """Checks of a caller's values."""
 
 import numbers
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+
+from tmu_jax.boundary import shown
 
 
 def check_integer(argument: str, value: Any, least: int, most: int | None = None) -> int:
@@ -21,12 +24,21 @@ def check_integer(argument: str, value: Any, least: int, most: int | None = None
         ValueError: out of range.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{argument} must be an integer, got {value!r}")
+        raise TypeError(f"{argument} must be an integer, got {shown(value)}")
     number = int(value)
     if number < least or (most is not None and number > most):
         right = f"{least} or more" if most is None else f"within {least}..{most}"
         raise ValueError(f"{argument} must be {right}, got {number}")
     return number
+
+
+LARGEST_SEED = 2**32 - 1
+"""Of a `jax.random.key`: it takes the lower 32 bits of a larger one, which is then another seed's key."""
+
+
+def check_seed(argument: str, value: Any) -> int:
+    """A seed that gives a key of its own; errors as `check_integer`."""
+    return check_integer(argument, value, 0, LARGEST_SEED)
 
 
 def check_rows(argument: str, values: Any, what: str, end: int | None = None, repeated: bool = False) -> np.ndarray:
@@ -49,7 +61,10 @@ def check_rows(argument: str, values: Any, what: str, end: int | None = None, re
     if not is_sequence and (shape is None or len(shape) != 1):
         found = type(values).__name__ + ("" if shape is None else str(list(shape)))
         raise TypeError(f"{argument} must be a one-dimensional sequence of integers such as [5, 6, 7], got a {found}")
-    rows = np.asarray(values)
+    try:
+        rows = np.asarray(values)
+    except ValueError as error:  # Sequences of differing lengths.
+        raise TypeError(f"{argument} must be a one-dimensional sequence of integers such as [5, 6, 7]") from error
     if rows.size == 0:
         return np.zeros(0, np.int64)
     if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
@@ -64,6 +79,19 @@ def check_rows(argument: str, values: Any, what: str, end: int | None = None, re
     if not repeated and len(distinct) < len(rows):
         raise ValueError(f"{argument} must name each row once; {distinct[counts > 1][0]} occurs more than once")
     return rows.astype(np.int64)
+
+
+def check_memory(argument: str, value: Any, num_bytes: int) -> None:
+    """Raises ValueError where so many bytes are more than this machine has, as far as it tells."""
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # No POSIX system.
+        return
+    if num_bytes > there > 0:
+        raise ValueError(
+            f"{argument}={shown(value)} takes more than the {there / 1e9:,.0f} GB of memory of this machine; give a "
+            "smaller one"
+        )
 
 
 def check_share(argument: str, value: float) -> float:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tmu_jax.data.checks import check_memory
+
 MAX_PIXELS = 50_000_000
 
 # No other reader of Pillow's is admitted: some of them start programs.
@@ -61,8 +63,13 @@ def decode_all(reads: Sequence[Callable[[], bytes]], image_size: int, progress: 
 
     Returns:
         For each image its pixels, or what is wrong with it in words.
+
+    Raises:
+        ValueError: for a size at which they do not fit into memory.
     """
     import tqdm
+
+    check_memory("image_size", image_size, len(reads) * 3 * image_size**2)
 
     def attempt(read: Callable[[], bytes]) -> np.ndarray | str:
         try:

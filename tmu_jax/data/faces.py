@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from tmu_jax.boundary import checked
 from tmu_jax.data import image_folder, sources, tfds_folder
 from tmu_jax.data.identities import Choice, FolderData, Index, assemble
 
@@ -17,6 +18,7 @@ NAME = "vgg_face2"
 FOLDERS = ("vgg_face2", "vggface2", "VGG-Face2", "VGGFace2")
 
 
+@checked
 def load_faces(
     data_dir: str | os.PathLike[str],
     *,
@@ -60,6 +62,7 @@ def load_faces(
     return assemble(index, choice, NAME, "image folder")
 
 
+@checked
 def read_prepared_faces(
     version_dir: str | os.PathLike[str],
     *,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from tmu_jax.boundary import check_fields
 from tmu_jax.data.checks import check_integer, name_some, printable
 from tmu_jax.data.decoding import decode_all
 from tmu_jax.data.ids import as_ids
@@ -57,6 +58,7 @@ class Choice:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_integer("image_size", self.image_size, 8)
         if self.num_classes is not None:
             check_integer("num_classes", self.num_classes, 2)

@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from tmu_jax.boundary import checked
 from tmu_jax.data.checks import name_some
 from tmu_jax.data.decoding import read_file
 from tmu_jax.data.identities import SUFFIXES, Choice, FolderData, Index, assemble
@@ -11,6 +12,7 @@ TEST_FOLDERS = ("test", "val", "valid", "validation")
 """Beside `train`; the first whose identities are those of `train` serves."""
 
 
+@checked
 def from_image_folder(
     folder: str | os.PathLike[str],
     *,

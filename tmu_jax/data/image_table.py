@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data.checks import check_integer, name_some, printable
 from tmu_jax.data.decoding import decode_all, read_file
 from tmu_jax.data.identities import BAD_FILES, FolderData, drawn_for_testing
@@ -33,6 +34,7 @@ class _Rows(NamedTuple):
         return _Rows(paths, labels, ids, self.folder)
 
 
+@checked
 def from_csv(
     csv: Any,
     image_column: str,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data.arrays import from_arrays
 from tmu_jax.data.checks import name_some
 from tmu_jax.data.pixels import Channels
@@ -22,6 +23,7 @@ _KEYS = {
 _IDS = ("train_ids", "ids_train", "ids")
 
 
+@checked
 def from_npz(
     path: str | os.PathLike[str],
     class_names: Sequence[str] | None = None,

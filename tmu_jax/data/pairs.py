@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data.arrays import from_arrays
 from tmu_jax.data.checks import name_some
 from tmu_jax.data.foreign import is_pillow, pillow_pixels, to_numpy
@@ -35,6 +36,7 @@ class _Split(NamedTuple):
     """How many further parts each element had."""
 
 
+@checked
 def from_source(
     train: Any,
     test: Any,
@@ -136,6 +138,7 @@ def _elements(argument: str, source: Any) -> Iterable[Any]:
     if hasattr(source, "as_numpy_iterator"):
         return source.as_numpy_iterator()
     is_numbered = hasattr(source, "__len__") and hasattr(source, "__getitem__") and not hasattr(source, "iloc")
+    is_numbered = is_numbered and getattr(source, "shape", None) != ()
     if isinstance(source, str | bytes | Mapping) or not is_numbered:
         raise TypeError(
             f"{argument} must have a length and give (image, label) by number, got a {type(source).__name__}"

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data.checks import check_integer, check_rows
 from tmu_jax.data.heldout import (
     CROP_PADDING,
@@ -24,6 +25,7 @@ from tmu_jax.data.heldout import (
 from tmu_jax.data.types import Dataset, ForgetProblem, Pool, Split
 
 
+@checked
 def forget_subset(
     data: Dataset,
     target_classes: Iterable[int],
@@ -66,6 +68,7 @@ def forget_subset(
     return _build(data, forget, counts, orders, seed, heldout_source, ratio)
 
 
+@checked
 def forget_rows(data: Dataset, target_class: int, num_forget: int, seed: int = 0) -> np.ndarray:
     """The training rows of one class that `forget_subset` forgets; the whole class where it has no more than that many.
 
@@ -78,10 +81,13 @@ def forget_rows(data: Dataset, target_class: int, num_forget: int, seed: int = 0
     Returns:
         int32[min(num_forget, class size)], ascending.
     """
-    order = shuffled_class(data.train_labels, target_class, seed, TRAIN_STREAM)
+    target_class = check_integer("target_class", target_class, 0, data.num_classes - 1)
+    num_forget = check_integer("num_forget", num_forget, 1)
+    order = shuffled_class(data.train_labels, target_class, check_integer("seed", seed, 0), TRAIN_STREAM)
     return np.sort(order[:num_forget]).astype(np.int32)
 
 
+@checked
 def forget_indices(
     data: Dataset,
     indices: Sequence[int] | np.ndarray,
@@ -234,7 +240,8 @@ def _check_num_forget(num_forget: int | str, c: int, class_size: int) -> int:
         raise ValueError(f"target_classes holds {c}, but there is no training image of class {c}")
     if isinstance(num_forget, str) and num_forget == "all":
         return class_size
-    return check_integer(f"num_forget (unless 'all') of class {c}", num_forget, 1, class_size)
+    argument = f"num_forget (unless 'all') of the {class_size} training images of class {c}"
+    return check_integer(argument, num_forget, 1, class_size)
 
 
 def _check_indices(indices: Sequence[int] | np.ndarray, num_train: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tmu_jax.data.checks import say_once
+from tmu_jax.data.checks import check_memory, say_once
 
 
 def fit(images: np.ndarray | list[np.ndarray], image_size: int) -> np.ndarray:
@@ -18,6 +18,7 @@ def fit(images: np.ndarray | list[np.ndarray], image_size: int) -> np.ndarray:
     import PIL.Image
     import PIL.ImageOps
 
+    check_memory("image_size", image_size, len(images) * images[0].shape[-1] * image_size**2)
     size = (image_size, image_size)
     resized = np.empty((len(images), *size, images[0].shape[-1]), np.uint8)
     for row, image in enumerate(images):

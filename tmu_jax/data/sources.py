@@ -12,6 +12,7 @@ import os
 import pathlib
 from typing import Literal, NamedTuple, get_args
 
+from tmu_jax.boundary import checked
 from tmu_jax.data import cifar, synthetic, tfds_folder
 from tmu_jax.data.types import Dataset
 
@@ -35,6 +36,7 @@ class Location(NamedTuple):
         return self.kind if self.path is None else f"{self.kind} {self.path}"
 
 
+@checked
 def load(
     name: DatasetName, data_dir: str | os.PathLike[str] | None = None, download: bool = False, seed: int = 0
 ) -> Dataset:
@@ -66,6 +68,7 @@ def load(
     return readers[location.kind](name, location.path)
 
 
+@checked
 def locate(name: DatasetName, data_dir: str | os.PathLike[str] | None = None) -> Location | None:
     """Says where `load` would read a data set from, by the names of files alone: nothing is opened or downloaded.
 

@@ -65,12 +65,16 @@ def _read_csv(argument: str, path: pathlib.Path, delimiter: str, encoding: str) 
     if not path.is_file():
         raise ValueError(f"{argument}={str(path)!r} must be a CSV file")
     name = f"{argument}={str(path)!r}"
+    if "\0" in encoding:
+        raise ValueError(f"encoding={encoding!r} is unknown; give one such as 'utf-8' or 'latin-1'")
     try:
         with path.open(newline="", encoding=encoding) as stream:
             lines = csv.reader(stream, delimiter=delimiter, strict=True)
             header = next(lines, [])
             _check_header(name, header)
             rows = [_check_length(name, line, header, lines.line_num) for line in lines if line]
+    except LookupError as error:
+        raise ValueError(f"encoding={encoding!r} is unknown; give one such as 'utf-8' or 'latin-1'") from error
     except UnicodeError as error:
         raise ValueError(f"{name} is not {encoding} ({error}); pass its encoding, such as 'latin-1'") from error
     except csv.Error as error:

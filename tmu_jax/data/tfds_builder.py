@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from tmu_jax.boundary import checked
 from tmu_jax.data import tfds_folder
 from tmu_jax.data.pairs import Keys, feature_names, from_elements
 from tmu_jax.data.pixels import Channels, Reading
@@ -14,6 +15,7 @@ _TEST_SPLITS = ("test", "validation")
 _ID_KEYS = ("id", "file_name")
 
 
+@checked
 def from_tfds(
     builder: Any,
     class_names: Sequence[str] | None = None,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data import ForgetProblem
 from tmu_jax.evaluation import metrics
 from tmu_jax.evaluation.floors import Floor, floor_count_matched, floor_gold_gold, floor_majority
@@ -188,6 +189,7 @@ def prediction_quality(
     )
 
 
+@checked
 def evaluate(
     problem: ForgetProblem,
     model: TrainedModel,

@@ -12,12 +12,16 @@ import jax
 import numpy as np
 import scipy.special
 
+from tmu_jax.boundary import check_fields
 from tmu_jax.data import Split
+from tmu_jax.data.checks import check_integer
 from tmu_jax.stages import PASS_WORK, VERSIONS, Progress, Stage, key_for
 from tmu_jax.training import ModuleLike, Recipe, TrainedModel, predict, train
 from tmu_jax.training.packing import pack_recipe
 
 _MOST_CLASSES, _LARGEST = 256, 32
+_MOST = 1000
+"""Folds or repetitions: what is beyond is a slip of the keyboard."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,9 @@ class BankSettings:
     epochs_share: float = 0.5
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("folds", "repetitions"):
+            check_integer(name, getattr(self, name), min(0, getattr(self, name)), _MOST)
         if self.folds == 1 or self.folds < 0:
             raise ValueError(f"folds={self.folds} must be at least 2, for a model without its fold; or 0 for no bank")
         if self.repetitions < 1:

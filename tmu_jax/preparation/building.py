@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data import Dataset, ForgetProblem, Split
 from tmu_jax.data.problem import check_removed
+from tmu_jax.places import check_folder
 from tmu_jax.preparation.bank import BankModel, BankSettings, bank_stages
 from tmu_jax.preparation.heldout import heldout_rows
 from tmu_jax.preparation.prepared import Prepared, bank_of, calibrate
@@ -19,11 +21,13 @@ from tmu_jax.store import StageStore
 from tmu_jax.training import Adapter, ModuleLike, Recipe, TrainedModel, train
 from tmu_jax.training.adapter import in_words
 from tmu_jax.training.checking import refuse_misfit
+from tmu_jax.training.module import fresh_bytes
 from tmu_jax.training.packing import pack, pack_recipe, unpack_model, unpack_plain
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning.unlearned import refuse_forgotten
 
 
+@checked
 def prepare(
     model: TrainedModel | ModuleLike,
     data: Dataset,
@@ -68,11 +72,15 @@ def prepare(
 
     Raises:
       ValueError: before any work, for folds, held-out images, removed rows or a recipe that cannot be used, and for a
-        model that does not fit the images.
+        model that does not fit the images, and for a folder that cannot be written to or has no room for the models.
     """
     settings = BankSettings(folds, repetitions, epochs_share)
     stage, module, gone = _declared(model, data, key, heldout, settings, recipe, twin_epochs_share, removed)
-    keeper = None if folder is None else FolderKeeper(StageStore(folder), module)
+    keeper = None
+    if folder is not None:
+        store = StageStore(check_folder(f"folder={str(folder)!r}", folder))
+        check_folder(f"folder={str(folder)!r}", folder, _room_for(_missing(stage, store), model, data))
+        keeper = FolderKeeper(store, module)
     return dataclasses.replace(compute(stage, progress, keeper), removed=gone)
 
 
@@ -89,8 +97,22 @@ def missing_stages(
     """What `prepare` would still train, called with the same arguments; arguments and errors as there."""
     settings = BankSettings(folds)
     stage, _, _ = _declared(model, data, key, heldout, settings, None, None, removed)
-    store = StageStore(folder)
+    return _missing(stage, StageStore(folder))
+
+
+def _missing(stage: Stage, store: StageStore) -> list[Stage]:
     return [one for one in stage.with_ancestors() if one.is_kept and not store.has(one.name)]
+
+
+def _room_for(missing: Sequence[Stage], model: TrainedModel | ModuleLike, data: Dataset) -> int:
+    """About how many bytes are kept: the models, and twice the state of the one that is trained; answers are small."""
+    if not missing:
+        return 0
+    if isinstance(model, TrainedModel):
+        each = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(model.variables))
+    else:
+        each = fresh_bytes(model, data.pool.images.shape[1:])
+    return each * (4 + sum(one.value is TrainedModel for one in missing))
 
 
 def _declared(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data import ForgetProblem
 from tmu_jax.data.copies import copies_note, exact_copies
 from tmu_jax.evaluation.metrics import accuracy
@@ -99,6 +100,7 @@ class Forgotten:
         return [*lines, *self.notes]
 
 
+@checked
 def forget(
     prepared: Prepared,
     request: Sequence[int] | np.ndarray | ForgetProblem,

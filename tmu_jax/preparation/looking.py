@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binom
 
+from tmu_jax.boundary import checked
 from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.evaluation.metrics import margins
 from tmu_jax.preparation.calibration import bank_features
@@ -28,6 +29,7 @@ _CHANCE = 0.05
 _LEAST_POINTS = 5.0
 
 
+@checked
 def look(problem: ForgetProblem, prepared_or_model: Prepared | TrainedModel) -> Findings:
     """Looks at a request: is it what methods assume, and what may be claimed of their result?
 

@@ -5,12 +5,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data import Split
 from tmu_jax.preparation.bank import Bank, train_bank_model
 from tmu_jax.preparation.prepared import Prepared, bank_of, calibrate
 from tmu_jax.stages import Progress, ignore_progress, key_for
 
 
+@checked
 def refresh(prepared: Prepared, budget: float, *, progress: Callable[[str], Progress] | None = None) -> Prepared:
     """Retrains the bank's most indebted models without the forgotten images, and fits the calibration anew.
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data import Split
 from tmu_jax.evaluation import metrics
 from tmu_jax.preparation.asking import as_method
@@ -86,6 +87,7 @@ class Rehearsal:
         return 100 - self.agreement.value + self.gap.value + max(0.0, self.test_loss.value) + 100 * self.distance.value
 
 
+@checked
 def rehearse(
     prepared: Prepared,
     method: MethodName | Method,

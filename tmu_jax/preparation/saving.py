@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data import Dataset, Pool, Split
 from tmu_jax.preparation.bank import BankModel, BankSettings
 from tmu_jax.preparation.prepared import Prepared, bank_of, calibrate
@@ -20,6 +21,7 @@ _NAME = "preparation"
 _MODELS = ("original", "twin", "model")
 
 
+@checked
 def save_prepared(prepared: Prepared, folder: pathlib.Path | str) -> None:
     """Writes all of a preparation but the images, in the place of one that is there.
 
@@ -55,6 +57,7 @@ def save_prepared(prepared: Prepared, folder: pathlib.Path | str) -> None:
     StageStore(folder).save(_NAME, Saved(arrays, metadata))
 
 
+@checked
 def load_prepared(folder: pathlib.Path | str, data: Dataset, module: ModuleLike) -> Prepared:
     """Reads what `save_prepared` wrote.
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.data.copies import copies_note, exact_copies
 from tmu_jax.training import TrainedModel, predict
@@ -52,6 +53,7 @@ class Copies:
         return "\n".join(self.notes) or f"no copies among what stays, by {looked}"
 
 
+@checked
 def find_copies(problem: ForgetProblem, model: TrainedModel | None = None) -> Copies:
     """Copies of D_f among the images that stay in training or are held out.
 

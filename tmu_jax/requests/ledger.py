@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data import Dataset, ForgetProblem, HeldoutSource, Ratio, forget_indices
 from tmu_jax.data.checks import name_some
 from tmu_jax.data.copies import copies_note
@@ -30,6 +31,7 @@ class Ledger:
     names nobody. Whoever holds the folder can test a guess, so keep it as you keep other personal data.
     """
 
+    @checked
     def __init__(self, folder: pathlib.Path | str) -> None:
         """Opens it; nothing is written before the first request.
 
@@ -51,6 +53,7 @@ class Ledger:
         """All requests so far, the first one first."""
         return tuple(self._read()[1].values())
 
+    @checked
     def removed(self, data: Dataset, *, besides: int | None = None) -> np.ndarray:
         """Rows that any request removed, open or closed: what no later training may gather.
 
@@ -70,6 +73,7 @@ class Ledger:
         others = [one for number, one in requests.items() if number != besides]
         return np.array(sorted(self._hashes(data, salt).gone(others)), np.int32)
 
+    @checked
     def request(
         self,
         data: Dataset,
@@ -134,6 +138,7 @@ class Ledger:
                     self._book.append(salt, {"event": "opened", **dataclasses.asdict(own)})
         return dataclasses.replace(problem, request=own.number, notes=(*problem.notes, *_notes(data, copies)))
 
+    @checked
     def close(self, problem: ForgetProblem, result: Forgotten | UnlearnedModel) -> Request:
         """Closes a request: its images are gone from `result`.
 

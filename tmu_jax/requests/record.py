@@ -133,8 +133,10 @@ def _write(path: pathlib.Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         pathlib.Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno:  # The system names no file that it cannot fill.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     if os.name == "posix":  # Elsewhere a folder cannot be opened, and the rename is on the disk with the file.
         folder = os.open(path.parent, os.O_RDONLY)

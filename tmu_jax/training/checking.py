@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.cpu import native
 from tmu_jax.cpu.convolution import fast_convolutions
 from tmu_jax.data import Dataset, Pool, Split
@@ -64,6 +65,7 @@ class Check:
         return "\n".join([*lines, *(f"  {sentence}" for sentence in self.notes)])
 
 
+@checked
 def check(model: TrainedModel, data: Dataset, expected_accuracy: float | None = None) -> Check:
     """Whether a model fits a data set, before anything is prepared or unlearned; it takes seconds.
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tmu_jax import devices
+from tmu_jax.boundary import checked
 from tmu_jax.data import Split
 from tmu_jax.training.adapter import ModuleLike, Variables
 from tmu_jax.training.images import in_calls, normalize, unit_pixels
@@ -87,6 +88,7 @@ def predict_rows(
     return over_blocks(predict_block, num_blocks, jnp.asarray(images if rows is None else rows))
 
 
+@checked
 def predict(model: TrainedModel, data: Split) -> tuple[np.ndarray, np.ndarray]:
     """Logits and embeddings of a split, in evaluation mode.
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tmu_jax import devices
+from tmu_jax.boundary import checked
 from tmu_jax.data import Pool, Split
-from tmu_jax.data.checks import name_some
+from tmu_jax.data.checks import check_memory, name_some
 from tmu_jax.resuming import Position, next_loop
 from tmu_jax.stages import Progress
 from tmu_jax.timing import Stopwatch
@@ -116,6 +117,7 @@ def fit(
     for name, array in (("targets", targets), ("weights", weights)):
         if np.shape(array) != expected[name]:
             raise ValueError(f"{name} has shape {np.shape(array)}; a row for each of the pool's makes {expected[name]}")
+    check_memory("batch_size", recipe.batch_size, 4 * recipe.batch_size * math.prod(pool.images.shape[1:]))
     order_key, augment_key = jax.random.split(key)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(order_key)))
     steps = stream.steps_per_epoch(recipe.batch_size)
@@ -203,6 +205,7 @@ def pad_steps(rows: np.ndarray, length: int) -> np.ndarray:
     return np.pad(rows, [(0, length - len(rows))] + [(0, 0)] * (rows.ndim - 1))
 
 
+@checked
 def train(
     model: ModuleLike,
     data: Split,

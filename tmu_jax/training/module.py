@@ -4,10 +4,11 @@ import functools
 import zlib
 
 import jax
+import jax.numpy as jnp
 
 from tmu_jax.cpu.convolution import fast_convolutions
 from tmu_jax.training.adapter import Keys, ModuleLike, Variables, as_masters
-from tmu_jax.training.linen import as_adapter
+from tmu_jax.training.linen import as_adapter, as_static
 
 
 def apply(
@@ -50,3 +51,11 @@ def init_variables(key: jax.Array, images: jax.Array, *, module: ModuleLike) -> 
             images = adapter.preprocess(images)
         variables = adapter.fresh(key, images)
         return as_masters(variables) if adapter is module else variables
+
+
+def fresh_bytes(module: ModuleLike, shape: tuple[int, ...]) -> int:
+    """How many bytes the variables of a module take, for images of shape [h, w, c]; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    init = functools.partial(init_variables, module=as_static(module))
+    fresh = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)), images)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(fresh))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tmu_jax.boundary import check_fields, checked
 from tmu_jax.data import Dataset
 from tmu_jax.data.checks import check_integer
 from tmu_jax.text import html_table
@@ -24,7 +25,7 @@ Augment = Callable[[jax.Array, jax.Array], jax.Array]
 Optimizer = Callable[[Any], optax.GradientTransformation]
 Schedule = Literal["step", "cosine", "onecycle", "constant"]
 OptimizerName = Literal["sgd", "adam"]
-_MOST_EPOCHS, _LARGEST_BATCH, _HIGHEST_RATE = 100_000, 1_000_000, 1e6
+_MOST_EPOCHS, _LARGEST_BATCH, _LOWEST_RATE, _HIGHEST_RATE = 100_000, 1_000_000, 1e-37, 1e6
 """What is beyond is a slip of the keyboard."""
 _FEW_LENGTHS = 1024
 
@@ -61,12 +62,15 @@ class Recipe:
     augment: bool | Augment = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_integer("epochs", self.epochs, 1, _MOST_EPOCHS)
-        if self.batch_size < 2:
+        if self.batch_size in (0, 1):
             raise ValueError(f"batch_size={self.batch_size} is too small; batch norm needs at least 2")
         check_integer("batch_size", self.batch_size, 2, _LARGEST_BATCH)
-        if not 0 < self.learning_rate <= _HIGHEST_RATE:
-            raise ValueError(f"learning_rate={self.learning_rate} must be above 0 and at most {_HIGHEST_RATE:g}")
+        if not _LOWEST_RATE <= self.learning_rate <= _HIGHEST_RATE:
+            raise ValueError(
+                f"learning_rate={self.learning_rate} must be above 0, within {_LOWEST_RATE:g}..{_HIGHEST_RATE:g}"
+            )
         if not 0 <= self.weight_decay <= 1:
             raise ValueError(f"weight_decay={self.weight_decay} must lie within 0..1")
         if not all(0 < drop <= 1 for drop in self.drops):
@@ -127,6 +131,7 @@ class TrainedModel:
     compile_seconds: float = 0.0
     losses: tuple[float, ...] = ()
 
+    @checked
     def save(
         self,
         folder: pathlib.Path | str,

@@ -18,7 +18,8 @@ from safetensors.flax import load_file as safetensors_load
 from safetensors.numpy import save as safetensors_save
 
 from tmu_jax import models
-from tmu_jax.store import Saved, StageStore, checksums
+from tmu_jax.places import write_or_keep
+from tmu_jax.store import Saved, StageStore, checksums, write_stage
 from tmu_jax.training.adapter import Adapter, ModuleLike
 from tmu_jax.training.packing import pack, unpack_model
 from tmu_jax.training.recipe import Format, TrainedModel
@@ -84,6 +85,12 @@ def save_model(
             raise FileExistsError(f"folder={path} is there already; give another one, or overwrite=True")
         if not (path / _MANIFEST).is_file():
             raise FileExistsError(f"folder={path} holds no model, and is not overwritten; give another one")
+    write_or_keep(path, lambda place: _write(model, place, format))
+    return path
+
+
+def _write(model: TrainedModel, path: pathlib.Path, format: str) -> None:
+    """Puts a model's folder in its place, whole or not at all."""
     temporary, before = (path.with_name(f".{path.name}.{os.getpid()}.{name}") for name in ("new", "old"))
     temporary.mkdir(parents=True)
     try:
@@ -103,7 +110,6 @@ def save_model(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(before, ignore_errors=True)
-    return path
 
 
 def read_model(folder: pathlib.Path | str) -> SavedModel:
@@ -116,7 +122,7 @@ def read_model(folder: pathlib.Path | str) -> SavedModel:
     path = pathlib.Path(folder)
     if not (path / _MANIFEST).is_file():
         raise FileNotFoundError(
-            f"folder={path} holds no {_MANIFEST}: no model was saved there; `model.save` writes one"
+            f"folder={str(folder)!r} holds no {_MANIFEST}: no model was saved there; `model.save` writes one"
         )
     manifest = _manifest(path / _MANIFEST)
     found = checksums(path, leave_out=(_MANIFEST,))
@@ -234,7 +240,7 @@ def _path(pointer: str) -> tuple[str, ...]:
 def _write_arrays(state: dict[str, Any], folder: pathlib.Path, format: str) -> None:
     flat = {_pointer(path): leaf for path, leaf in _flat(state).items()}
     if format == "orbax":
-        StageStore(folder).save(_ARRAYS, Saved(flat, {}))
+        write_stage(folder / _ARRAYS, _ARRAYS, Saved(flat, {}))
     elif format == "msgpack":
         (folder / f"{_ARRAYS}.msgpack").write_bytes(serialization.msgpack_serialize(flat))
     else:

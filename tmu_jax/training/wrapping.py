@@ -11,12 +11,14 @@ import numpy as np
 from flax import nnx
 from flax.core import FrozenDict
 
+from tmu_jax.boundary import checked
 from tmu_jax.training import function_adapter, nnx_adapter
 from tmu_jax.training.adapter import Adapter, Static, Variables, as_masters, low_precision, names
 from tmu_jax.training.linen import LinenAdapter, lasting
 from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel
 
 
+@checked
 def wrap(
     module_or_apply: nn.Module | nnx.Module | Callable[..., Any],
     variables: Any = None,

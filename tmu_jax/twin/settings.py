@@ -7,6 +7,7 @@ References:
 import dataclasses
 from typing import Any, Literal, get_args
 
+from tmu_jax.boundary import check_fields
 from tmu_jax.training import Recipe
 from tmu_jax.twin.features import FEATURES, Feature
 
@@ -76,6 +77,7 @@ class TwinSettings:
     predictor_batch_size: int = 16
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("max_twin_epochs", "curriculum_epochs", "num_neighbors", "attack_steps", "predictor_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")

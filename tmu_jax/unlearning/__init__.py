@@ -7,7 +7,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.data import ForgetProblem
+from tmu_jax.data.checks import check_rows
 from tmu_jax.data.copies import copies_note, exact_copies
 from tmu_jax.stages import Progress, compute, given
 from tmu_jax.training import Recipe, TrainedModel
@@ -69,6 +71,7 @@ METHODS: dict[str, Method] = {
 `METHODS["mine"]` where a method is asked for (its name serves too, but a type checker knows only `MethodName`)."""
 
 
+@checked
 def unlearn(
     method: MethodName | Method,
     problem: ForgetProblem,
@@ -115,6 +118,10 @@ def unlearn(
             f"method={method!r} must be a name or a Method; a function goes into Method(name, run=function)"
         )
     method = method.configured(recipe, options)
+    if exclude is not None:
+        exclude = check_rows("exclude", exclude, "the problem's pool", len(problem.pool), repeated=True).astype(
+            np.int32
+        )
     refuse_misfit(original, problem.pool)
     # What is asked for anew, in D_f, may be drawn: a method may go on where another has left off.
     refuse_forgotten(original, np.concatenate([problem.retain.indices, problem.heldout.indices]), "problem")

@@ -5,11 +5,13 @@ import pathlib
 import flax.linen as nn
 import numpy as np
 
+from tmu_jax.boundary import checked
 from tmu_jax.training import TrainedModel
 from tmu_jax.training.saving import load_trained
 from tmu_jax.unlearning.unlearned import as_unlearned
 
 
+@checked
 def load(folder: pathlib.Path | str, module: nn.Module | TrainedModel | None = None) -> TrainedModel:
     """Reads what `TrainedModel.save` wrote, checked file by file.
 
