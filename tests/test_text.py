@@ -74,3 +74,7 @@ def prepared_with(costs):
     for name, value in fields.items():
         object.__setattr__(ready, name, value)
     return ready
+
+
+def test_what_steers_a_terminal_is_escaped():
+    assert ascii_text("\x1b]0;owned\x07\n\tb\r") == "\\x1b]0;owned\\x07\n\tb\\x0d"

@@ -44,3 +44,22 @@ def test_the_papers_setting_is_said(tmp_path):
     assert first_screen(prepared, short=[])[0].splitlines()[1] == "the paper's setting"
     text, _ = first_screen(prepared, short=["3 epochs instead of 30"])
     assert text.splitlines()[1] == "NOT the paper's setting: 3 epochs; see config.json"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--seeds", str(2**32)], "error: seeds must be within 0..4294967295, got 4294967296"),
+        (["--training-seed", str(10**20)], "error: training_seed must be within 0..4294967295, got 1"),
+        (["--unlearning-rate-factor", "nan"], "error: unlearning_rate_factor=nan must lie within 0.001..1000"),
+        (["--batch-size", "5000"], "error: batch_size=5000 must be at most 2000, the training images"),
+        (["--stages", "/dev/null"], "error: stages='/dev/null' is a file; give a folder"),
+        (["--seeds", "1.5"], "error: Value error Error parsing --seeds:"),
+    ],
+)
+def test_an_option_is_refused_by_its_own_name_in_one_line(tmp_path, capsys, arguments, said):
+    given = ["--dataset", "synthetic", "--preset", "quick", "--output", str(tmp_path / "out"), *arguments]
+    assert cifar10.main(given) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(said)
+    assert list(tmp_path.iterdir()) == []

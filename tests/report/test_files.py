@@ -54,3 +54,28 @@ def test_samples_with_too_few_answers_are_refused(tmp_path, change, message):
     (tmp_path / "samples.json").write_text(lines_of([SAMPLE, SAMPLE | change]), "utf-8")
     with pytest.raises(ValueError, match=message):
         read_samples(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("config.json", '{"arms": 5}', "arms must be an object, not 5"),
+        ("config.json", '{"arms": {"default": 5}}', "'default' in arms must be an object, not 5"),
+        ("config.json", '{"runs": {"a": []}}', r"'a' in runs must be an object, not \[\]"),
+        ("config.json", "[" * 100_000, "cannot be read"),
+        ("config.json", "1" * 5000, "cannot be read"),
+        ("results.jsonl", '{"method": 5, "target_class": 1, "seed": 0}', "line 1: method must be a text, not 5"),
+        ("results.jsonl", '{"method": "a", "target_class": 1, "seed": {}}', "line 1: seed must be a number"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_its_file(tmp_path, name, content, match):
+    (tmp_path / name).write_text(content)
+    read = {"config.json": read_config, "results.jsonl": read_records}[name]
+    with pytest.raises(ValueError, match=f"{name}.*{match}"):
+        read(tmp_path)
+
+
+def test_what_is_no_utf8_is_named_with_its_line(tmp_path):
+    (tmp_path / "results.jsonl").write_bytes(b'{"method": "a", "target_class": 1, "seed": 0}\n\xff\n')
+    with pytest.raises(ValueError, match=r"results\.jsonl, line 2: not UTF-8"):
+        read_records(tmp_path)
