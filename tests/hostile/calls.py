@@ -99,6 +99,7 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
     source = list(zip(DATA.train_images, DATA.train_labels.tolist(), strict=True))[:8]
     pairs, of_pairs = {"train": source, "test": source, "progress": False}, {**of_labels, "train": ("test",)}
     of_pairs |= {"test": ("train",), "ids": ("id",)}
+    of_files = {"paths": ("image 0",)}
     of_folder = {"test_folder": ("test folder",)}
     small = {"image_size": 8, "progress": False}
     ledger = tmu_jax.Ledger(folder / "ledger")
@@ -109,6 +110,8 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
         "from_npz": Call(data.from_npz, {"path": folder / "arrays.npz"}, of_labels),
         "from_source": Call(data.from_source, pairs, of_pairs),
         "subset": Call(data.subset, {"data": DATA, "num_train": 20}),
+        "on_demand": Call(data.on_demand, {"source": DATA.train_images}),
+        "image_files": Call(data.image_files, {"paths": [folder / "train/ant/0.png"], "image_size": 8}, of_files),
         "forget_subset": Call(data.forget_subset, {"data": DATA, "target_classes": [1], "num_forget": 3}),
         "forget_rows": Call(data.forget_rows, {"data": DATA, "target_class": 1, "num_forget": 3}),
         "forget_indices": Call(data.forget_indices, {"data": DATA, "indices": [0, 4]}),

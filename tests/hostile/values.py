@@ -49,7 +49,7 @@ def explore(cases: int) -> settings:
     """How many cases are tried, and how: a default run always tries the same."""
     return settings(
         max_examples=cases,
-        derandomize=cases <= FEW,
+        derandomize=cases < MANY,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tmu_jax.boundary import checked
+from tmu_jax.data.checks import check_integer
 from tmu_jax.data.decoding import decode, fault, read_file
 
 _CHUNK = 512
@@ -114,13 +116,18 @@ def on_demand(source: RandomAccess) -> ImagesOnDemand:
     return ImagesOnDemand(source, first.shape)
 
 
+@checked
 def image_files(paths: Sequence[str | os.PathLike[str]], image_size: int) -> ImagesOnDemand:
     """Image files, decoded when they are needed as `from_image_folder` decodes them; errors as `on_demand`.
 
     Args:
         paths: of JPEG, PNG, WebP or BMP files.
-        image_size: height and width to give every image, by resizing its central square.
+        image_size: height and width to give every image, 8 or more, by resizing its central square.
     """
+    check_integer("image_size", image_size, 8)
+    paths = list(paths) if not isinstance(paths, str | bytes) else []
+    if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
+        raise TypeError("paths must be a sequence of paths of image files, at least one")
     return on_demand(_Files([pathlib.Path(path) for path in paths], image_size))
 
 
