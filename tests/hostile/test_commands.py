@@ -40,7 +40,7 @@ VALUES += (
 )
 values = st.sampled_from(VALUES) | texts | st.integers().map(str) | st.floats().map(str)
 FILES = ("config.json", "results.jsonl", "samples.json", "features.json")
-NETWORK = ("download", "plan_only")
+NETWORK = ("download", "plan_only", "ray")
 
 
 def said_in(main, arguments: list[str]) -> tuple[int, str]:

@@ -17,6 +17,7 @@ from tmu_jax.auditing.reading import Check, Outcome
 from tmu_jax.boundary import checked
 from tmu_jax.data import ForgetProblem
 from tmu_jax.data.checks import check_seed
+from tmu_jax.data.ids import as_ids
 from tmu_jax.preparation import Forgotten, Prepared
 from tmu_jax.requests import Copies
 from tmu_jax.text import ascii_text, html_table
@@ -223,7 +224,7 @@ def audit(
 def _ids(ids: Sequence[str] | np.ndarray | None, problem: ForgetProblem) -> tuple[str, ...]:
     if ids is None:
         return tuple(str(row) for row in problem.forget.indices.tolist())
-    found = tuple(str(one) for one in ids)
+    found = tuple(as_ids("ids", ids).tolist())
     if len(found) != len(problem.forget):
         raise ValueError(f"ids has {len(found)} entries, the request {len(problem.forget)} images; give one for each")
     if len(set(found)) < len(found):

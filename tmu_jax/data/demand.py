@@ -106,7 +106,7 @@ def on_demand(source: RandomAccess) -> ImagesOnDemand:
         ValueError: there are none.
     """
     _grain()
-    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")) or getattr(source, "shape", None) == ():
         raise TypeError(f"source must have a length and give source[i], got {type(source).__name__}")
     if not len(source):
         raise ValueError("source must hold at least one image, got none")
