@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tmu_jax.boundary import checked
-from tmu_jax.data.checks import check_integer
+from tmu_jax.data.checks import check_integer, check_memory
 from tmu_jax.data.decoding import decode, fault, read_file
 
 _CHUNK = 512
@@ -124,7 +124,7 @@ def image_files(paths: Sequence[str | os.PathLike[str]], image_size: int) -> Ima
         paths: of JPEG, PNG, WebP or BMP files.
         image_size: height and width to give every image, 8 or more, by resizing its central square.
     """
-    check_integer("image_size", image_size, 8)
+    check_memory("image_size", check_integer("image_size", image_size, 8), 3 * image_size**2)
     paths = list(paths) if not isinstance(paths, str | bytes) else []
     if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
         raise TypeError("paths must be a sequence of paths of image files, at least one")
