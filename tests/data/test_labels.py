@@ -1,6 +1,7 @@
 """Labels of every kind against the classes that they must become."""
 
 import time
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -102,6 +103,7 @@ EYE = np.eye(3, dtype=int)
     [
         ([0, 1, 2**31], ValueError, "train_labels must be at most 2147483647, the largest int32, got 2147483648"),
         ([0, 1, 2**32 + 1], ValueError, "got 4294967297"),
+        ([0, 10**400, Fraction(1, 3)], ValueError, "the largest int32, got 1000"),
         ([0, 1, 2**64], ValueError, "got 18446744073709551616"),
         ([0, 1, 2.0**40], ValueError, "got 1099511627776"),
         (["0", "1", "2147483648"], ValueError, "got 2147483648"),

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from tmu_jax.boundary import shown
 from tmu_jax.data.checks import name_some, say_once
 from tmu_jax.data.foreign import is_missing, to_numpy
 
@@ -81,11 +82,12 @@ def _of_objects(name: str, values: list[Any], dtype: np.dtype) -> np.ndarray:
     if all(isinstance(value, bool | np.bool_) for value in values):
         return np.asarray(values, bool)
     if all(isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_) for value in values):
+        # Floats that are larger are infinite, or are named with their array.
+        exact: list[Any] = [value for value in values if isinstance(value, numbers.Rational)]
+        extreme = [value for value in exact if not -_MOST <= value <= _MOST]
+        if extreme:
+            raise ValueError(f"{name} must be at most {_MOST}, the largest int32, got {shown(max(extreme))}")
         if all(isinstance(value, numbers.Integral) for value in values):
-            largest = max(values)
-            if largest > _MOST or min(values) < -_MOST:
-                extreme = largest if largest > _MOST else min(values)
-                raise ValueError(f"{name} must be at most {_MOST}, the largest int32, got {extreme}")
             return np.asarray(values, np.int64)
         return np.asarray(values, np.float64)
     kinds = sorted({type(value).__name__ for value in values})

@@ -225,7 +225,8 @@ def _class_sizes(labels: np.ndarray, num_classes: int) -> list[int]:
 
 
 def _check_classes(target_classes: Iterable[int], num_classes: int) -> list[int]:
-    if isinstance(target_classes, str) or not isinstance(target_classes, Iterable):
+    is_single = getattr(target_classes, "shape", None) == ()
+    if isinstance(target_classes, str) or is_single or not isinstance(target_classes, Iterable):
         raise TypeError(f"target_classes must be a sequence of integers such as [3], got {target_classes!r}")
     classes = [check_integer("a class of target_classes", c, 0, num_classes - 1) for c in target_classes]
     if not classes:
