@@ -1,10 +1,11 @@
 """The files of a run's folder, read and checked: what is broken is named with its file and line."""
 
+import itertools
 import json
 import numbers
 import os
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 Record = Mapping[str, Any]
@@ -13,7 +14,7 @@ SAMPLE_KEYS = ("request", "seed", "method", "labels")
 FEATURE_KEYS = ("problem", "NF", "AF", "CF", "easy")
 _TEXTS = {"experiment", "dataset", "preset", "arch", "requests", "class_name", "request", "variant", "heldout_source"}
 _TEXTS |= {"ratio", "method", "stage", "run", "correct", "easy", "problem"}
-_LISTS = {"notes", "tried", "labels", "distance", "probability", "classes", "seeds", "methods"}
+_LISTS = {"notes", "tried", "distance", "probability", "classes", "seeds", "methods"}
 _OBJECTS = {"seconds_by_part", "stage_by_part", "preparation", "debt", "options", "made_elsewhere", "runs", "arms"}
 _OBJECTS |= {"rehearsed_untouched"}
 
@@ -59,6 +60,7 @@ def read_samples(output: pathlib.Path) -> list[dict[str, Any]]:
     """
     entries = _entries(output / "samples.json", SAMPLE_KEYS)
     for number, entry in enumerate(entries, 2):
+        entry["labels"] = _labels(entry["labels"], f"{output / 'samples.json'}, line {number}")
         for key in ("correct", "distance", "easy"):
             given, due = len(entry.get(key) or entry["labels"]), len(entry["labels"])
             if given != due:
@@ -67,6 +69,23 @@ def read_samples(output: pathlib.Path) -> list[dict[str, Any]]:
                     "file, and the same command makes it again"
                 )
     return entries
+
+
+def as_runs(labels: Sequence[int]) -> list[tuple[int, int]]:
+    """Labels as they are written, each with how often it follows itself: images come class by class."""
+    return [(label, len(list(equal))) for label, equal in itertools.groupby(labels)]
+
+
+def _labels(runs: Any, where: str) -> list[int]:
+    """What `as_runs` was given; or as it is, which is how they were written before."""
+    if isinstance(runs, list) and all(isinstance(one, int) for one in runs):
+        return runs
+    try:
+        return [label for label, count in runs for _ in range(count)]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{where}: labels must be pairs of a label and a count, not {_short(runs)}; remove the line"
+        ) from None
 
 
 def read_features(output: pathlib.Path) -> list[dict[str, Any]]:
@@ -122,7 +141,7 @@ def _check(
         lists: names whose values are lists.
     """
     for name, value in found.items():
-        if value is None or (named is not None and name not in named):
+        if value is None or (named is not None and name not in named) or name == "labels":
             continue
         if name in lists or name.endswith("_interval"):
             fits, right = isinstance(value, list) and all(map(_is_plain, value)), "a list"
