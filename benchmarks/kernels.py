@@ -16,7 +16,7 @@ from tmu_jax import models, training
 from tmu_jax.data.types import ForgetProblem, Pool, Split
 from tmu_jax.models import Architecture
 from tmu_jax.training import STEPS_PER_CALL, Normalization, Recipe, TrainedModel, TrainState
-from tmu_jax.training.loop import pad_steps
+from tmu_jax.training.calls import pad_steps
 from tmu_jax.twin import features, predictor
 from tmu_jax.twin.neighbors import nearest_distances
 

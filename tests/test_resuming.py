@@ -18,6 +18,7 @@ from tests.tiny import TinyNet, tiny_data
 from tmu_jax.resuming import Terminated, resumable, stop_on_terminate
 from tmu_jax.store import StageStore
 from tmu_jax.training import Recipe, Stream, loop
+from tmu_jax.training import calls as training_calls
 from tmu_jax.training.packing import pack
 from tmu_jax.training.step import train_steps
 
@@ -33,7 +34,8 @@ def trained(key=0, recipe=RECIPE):
 @pytest.fixture
 def short_calls(monkeypatch):
     """Calls of 4 steps: 20 steps an epoch, 15 calls in all."""
-    monkeypatch.setattr(loop, "STEPS_PER_CALL", 4)
+    monkeypatch.setattr(training_calls, "STEPS_PER_CALL", 4)
+    monkeypatch.setattr(training_calls, "FIRST_STEPS", 4)
 
 
 @pytest.fixture
@@ -129,6 +131,43 @@ def test_each_loop_has_its_own_place(short_calls, calls, tmp_path):
     equal(found[0], expected[0])
     equal(found[1], expected[1])
     assert calls.done == list(range(24, 61, 4))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # What Orbax leaves when it fails.
+@pytest.mark.parametrize("seed", range(6))
+def test_a_state_with_a_flipped_bit_is_not_taken(short_calls, calls, tmp_path, seed):
+    """Wherever the bit is: what is damaged is done again."""
+    expected = trained()
+    calls.plan.stop = [len(calls.done) + 7]
+    with pytest.raises(RuntimeError, match="killed"), resumable(tmp_path, every=0):
+        trained()
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size)
+    sizes = np.array([path.stat().st_size for path in files])
+    rng = np.random.default_rng(seed)
+    path = files[rng.choice(len(files), p=sizes / sizes.sum())]
+    content = bytearray(path.read_bytes())
+    content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+    path.write_bytes(content)
+    with resumable(tmp_path, every=0):
+        equal(trained(), expected)
+
+
+def test_values_that_changed_on_disk_are_not_taken(short_calls, calls, tmp_path, monkeypatch):
+    """Though Orbax reads them without a word."""
+    expected = trained()
+    calls.plan.stop = [len(calls.done) + 7]
+    with pytest.raises(RuntimeError, match="killed"), resumable(tmp_path, every=0):
+        trained()
+    restore = ocp.CheckpointManager.restore
+
+    def changed(*args, **kwargs):
+        found = restore(*args, **kwargs)
+        found.state["0"] = np.asarray(found.state["0"]) * 1.0001
+        return found
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", changed)
+    with resumable(tmp_path, every=0):
+        equal(trained(), expected)
 
 
 @pytest.mark.parametrize("change", ["key", "rows"])
@@ -241,9 +280,9 @@ def test_sigterm_is_an_interruption():
 CHILD = """
 import hashlib, sys, jax, numpy as np, tmu_jax
 from tests.test_resuming import trained, RECIPE
-from tmu_jax.training import loop
+from tmu_jax.training import calls
 import dataclasses
-loop.STEPS_PER_CALL = 4
+calls.STEPS_PER_CALL = calls.FIRST_STEPS = 4
 with tmu_jax.resumable(sys.argv[1], every=0):
     model = tmu_jax.train(
         __import__("tests.tiny").tiny.TinyNet(), __import__("tests.test_resuming").test_resuming.PROBLEM.train,

@@ -1,6 +1,8 @@
 """Stages come back as they were, and what is not the stage asked for is named, never used, and replaced."""
 
 import concurrent.futures
+import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -12,6 +14,7 @@ import filelock
 import numpy as np
 import pytest
 
+from tmu_jax.requests.record import Book
 from tmu_jax.store import Saved, StageStore
 
 ARRAYS = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "flags": np.array([True, False])}
@@ -257,3 +260,16 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(filelock.FileLock, "acquire", unknown)
     with pytest.raises(OSError, match="knows no locks; choose another folder"):
         StageStore(tmp_path).load_or_make(NAME, lambda: SAVED)
+
+
+def test_a_lock_that_the_system_does_not_have_is_not_replaced_by_a_mere_file(tmp_path, monkeypatch):
+    """Which a killed process would leave behind."""
+
+    def missing(*args):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with pytest.raises(OSError, match="knows no locks; choose another folder"):
+        StageStore(tmp_path).load_or_make(NAME, lambda: SAVED)
+    with pytest.raises(OSError, match="knows no locks; choose another folder"), Book(tmp_path / "ledger").locked():
+        pass

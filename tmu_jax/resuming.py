@@ -120,6 +120,8 @@ class KeptLoop(Loop):
             known = restored.known
             if known["known_by"] != self._known_by:
                 raise ValueError("it is the state of another training")
+            if known.pop("checksum") != stage_hash({"arrays": _plain(restored.state), "known": known}):
+                raise ValueError("it is not as it was written")
             kept = [jnp.asarray(restored.state.get(str(i), leaf)) for i, leaf in enumerate(leaves)]
             at, self._earlier = Position.of(known["at"]), known["seconds"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -160,7 +162,8 @@ class KeptLoop(Loop):
         except RuntimeError:
             return  # Interrupted in a call that has taken the state already: what was saved before it stands.
         seconds = self._earlier + self._watch.so_far()
-        known = {"known_by": self._known_by, "at": at.plain(), "seconds": seconds}
+        known: dict[str, Any] = {"known_by": self._known_by, "at": at.plain(), "seconds": seconds}
+        known["checksum"] = stage_hash({"arrays": arrays, "known": known})
         items = {"state": ocp.args.StandardSave(arrays), "known": ocp.args.JsonSave(known)}
         self._saved_at = time.monotonic()
         try:
@@ -199,6 +202,10 @@ class KeptLoop(Loop):
             shutil.rmtree(self._folder)
         else:
             self._folder.unlink()
+
+
+def _plain(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array) for name, array in arrays.items()}
 
 
 @dataclasses.dataclass

@@ -1,6 +1,7 @@
 """Stages on disk: Orbax checkpoints that are found by name, and checked to be what their name says."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -224,19 +225,31 @@ def lock_file(path: pathlib.Path, say: Callable[[], None]) -> Iterator[None]:
       OSError: where the file cannot be made, or its file system knows no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path)
-    try:
+    with real_lock(path) as lock:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
             say()
             lock.acquire()
-    except NotImplementedError as error:
-        raise OSError(f"{path.parent} lies on a file system that knows no locks; choose another folder") from error
     try:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def real_lock(path: pathlib.Path) -> Iterator[filelock.BaseFileLock]:
+    """A lock of the system's to acquire inside, never a mere file that a killed process leaves behind.
+
+    Raises:
+      OSError: where the file system knows no locks.
+    """
+    try:
+        yield filelock.FileLock(path, fallback_to_soft=False)
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        raise OSError(f"{path.parent} lies on a file system that knows no locks; choose another folder") from error
 
 
 def _check(path: pathlib.Path, name: str) -> None:

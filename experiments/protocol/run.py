@@ -28,7 +28,7 @@ from experiments.report.formats import plain
 from tmu_jax import evaluation
 from tmu_jax.data import Dataset
 from tmu_jax.resuming import EVERY
-from tmu_jax.store import StageStore
+from tmu_jax.store import StageStore, real_lock
 from tmu_jax.training import TrainedModel
 from tmu_jax.training.module import fresh_bytes
 
@@ -115,14 +115,14 @@ def _warn(console: Console, sentence: str) -> None:
 @contextlib.contextmanager
 def at_work(output: pathlib.Path, wait: bool, console: Console) -> Iterator[None]:
     """Lets other runs know that one is at work in a folder."""
-    lock = filelock.FileLock(output / ".running")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        then = "waiting for it" if wait else "both go on, and find what the other has done (--wait waits instead)"
-        _warn(console, f"another run is at work in {output}: {then}")
-        if wait:
-            lock.acquire()
+    with real_lock(output / ".running") as lock:
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            then = "waiting for it" if wait else "both go on, and find what the other has done (--wait waits instead)"
+            _warn(console, f"another run is at work in {output}: {then}")
+            if wait:
+                lock.acquire()
     try:
         yield
     finally:

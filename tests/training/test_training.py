@@ -17,7 +17,7 @@ from tests.patching import patch_everywhere
 from tests.tiny import PlainNet, TinyNet, tiny_data
 from tmu_jax import training
 from tmu_jax.data import Split
-from tmu_jax.training import Recipe, Stream, loop
+from tmu_jax.training import Recipe, Stream, calls
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,8 @@ def test_an_accelerator_is_told_how_many_steps_a_full_call_has(problem, monkeypa
 
     recipe = Recipe(epochs=1, batch_size=20)
     patch_everywhere(monkeypatch, steps, spy)
-    monkeypatch.setattr(loop, "STEPS_PER_CALL", 4)
+    monkeypatch.setattr(calls, "STEPS_PER_CALL", 4)
+    monkeypatch.setattr(calls, "FIRST_STEPS", 4)
     on_cpu = tmu_jax.train(PlainNet(), problem.train, recipe=recipe, key=jax.random.key(0))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     on_gpu = tmu_jax.train(PlainNet(), problem.train, recipe=recipe, key=jax.random.key(0))
@@ -323,7 +324,7 @@ def test_divergence_names_the_step_its_rate_and_its_rows(problem):
 
 def test_parameters_that_the_last_step_broke_are_an_error(problem):
     recipe = Recipe(epochs=1, batch_size=len(problem.train), optimizer=lambda rate: optax.scale(jnp.inf))
-    with pytest.raises(FloatingPointError, match="not finite after the last step"):
+    with pytest.raises(FloatingPointError, match=r"not finite after step \d+ of epoch 1, the last, .*, on rows \d+"):
         tmu_jax.train(PlainNet(), problem.train, recipe=recipe, key=jax.random.key(0))
 
 
@@ -424,3 +425,9 @@ def test_only_a_module_that_says_so_is_taken_in_microbatches_and_only_on_a_cpu(m
     assert size(tmu_jax.models.create("vit", 10), 128) == 16
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert size(InParts(), 20) is None
+
+
+@pytest.mark.parametrize(("rate", "is_said"), [(1e-12, True), (0.05, False)])
+def test_a_training_that_learnt_nothing_says_so(problem, caplog, rate, is_said):
+    tmu_jax.train(PlainNet(), problem.train, recipe=Recipe(epochs=3, learning_rate=rate), key=jax.random.key(0))
+    assert ("no better than that of a guess among 4 classes" in caplog.text) == is_said

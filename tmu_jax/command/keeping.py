@@ -20,6 +20,7 @@ from tmu_jax.data import Dataset
 from tmu_jax.preparation import Forgotten, Prepared, load_prepared, save_prepared
 from tmu_jax.preparation.saving import as_trained, contents
 from tmu_jax.requests import Ledger, Request
+from tmu_jax.store import real_lock
 from tmu_jax.training import TrainedModel
 from tmu_jax.training.saving import state_of, weights_digest
 from tmu_jax.unlearning import load
@@ -153,10 +154,14 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
     """Keeps out a second command that trains in the same folder: both would start from one model."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with filelock.FileLock(folder / "command.lock", timeout=0):
-            yield
+        with real_lock(folder / "command.lock") as lock:
+            lock.acquire(timeout=0)
     except filelock.Timeout:
         raise RefusedError(f"--ledger {folder}: another command is at work there; wait until it is done") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _after(folder: pathlib.Path) -> dict[int, pathlib.Path]:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-import filelock
+from tmu_jax.store import lock_file
 
 FORMAT = 1
 NAME = "ledger.jsonl"
@@ -69,8 +69,7 @@ class Book:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Waits until no other process or thread writes, and keeps them out; makes the folder."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self.path.with_name(_LOCK)):
+        with lock_file(self.path.with_name(_LOCK), lambda: None):
             yield
 
     def read(self) -> tuple[bytes, list[dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """Training: the recipe, the compiled step, the loop around it, and prediction."""
 
 from tmu_jax.training.adapter import Adapter, Keys, ModuleLike, Variables
+from tmu_jax.training.calls import STEPS_PER_CALL
 from tmu_jax.training.checking import Check, check
 from tmu_jax.training.images import (
     Call,
@@ -14,7 +15,7 @@ from tmu_jax.training.images import (
 )
 from tmu_jax.training.inference import Blocks, evaluation_blocks, first_rows, over_blocks, predict, predict_rows
 from tmu_jax.training.linen import in_float32
-from tmu_jax.training.loop import STEPS_PER_CALL, Stream, fit, train
+from tmu_jax.training.loop import Stream, fit, train
 from tmu_jax.training.module import apply, init_variables, step_keys
 from tmu_jax.training.recipe import Normalization, Recipe, Schedule, TrainedModel
 from tmu_jax.training.step import TrainState, make_optimizer, train_step, train_steps, weighted_cross_entropy

@@ -1,7 +1,9 @@
 """The loop around the training step: streams of rows, epochs, and training from a fresh initialisation."""
 
 import dataclasses
+import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -17,15 +19,14 @@ from tmu_jax.resuming import Position, next_loop
 from tmu_jax.stages import Progress
 from tmu_jax.timing import Stopwatch
 from tmu_jax.training.adapter import Adapter, ModuleLike, Variables, as_masters, low_precision, name_of
-from tmu_jax.training.images import in_calls, is_resident, one_hot, pixel_statistics
+from tmu_jax.training.calls import Pace, calls, pad_steps, steps_per_call
+from tmu_jax.training.images import is_resident, one_hot, pixel_statistics
 from tmu_jax.training.linen import as_adapter, as_static
 from tmu_jax.training.module import init_variables
 from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel
 from tmu_jax.training.step import TrainState, make_optimizer, train_steps
 
-STEPS_PER_CALL = 64
-_MOST_BYTES = 2**28
-"""Of the images of a call that do not lie on the device already."""
+_logger = logging.getLogger("tmu_jax")
 
 
 class Stream(NamedTuple):
@@ -135,15 +136,14 @@ def fit(
     state, at = loop.begin(state)
     state, normalization, augment_key = devices.replicate((state, normalization, augment_key))
     of_pool = devices.replicate((jnp.asarray(targets), jnp.asarray(weights))) if is_resident(pool) else None
-    per_call = _steps_per_call(pool, recipe.batch_size)
+    per_call = steps_per_call(pool, recipe.batch_size)
+    pace = Pace(per_call, is_bound=jax.default_backend() == "cpu" and jax.process_count() == 1)
     with loop.at_work():
         for epoch, rows in enumerate(stream.epochs(recipe.batch_size, rng)):
             if epoch < at.epoch:
                 continue  # Drawn all the same: the order of the later ones depends on it.
-            starts = range(at.start, steps, per_call)
-            calls = [pad_steps(rows[start : start + per_call], per_call) for start in starts]
-            for start, own_rows, call in zip(starts, calls, in_calls(pool, calls), strict=True):
-                count = min(per_call, steps - start)
+            for start, count, own_rows, call in calls(pool, rows, at.start, pace, per_call):
+                began = time.perf_counter()
                 chunk_rates = rates[min(epoch, recipe.epochs - 1) * steps + start :][:count]
                 state, chunk_losses = train_steps(
                     state,
@@ -163,6 +163,7 @@ def fit(
                 at = at.after(count, chunk_losses)
                 loop.reached(state, at)
                 of_steps = np.asarray(chunk_losses)[:count]
+                pace.took(count, time.perf_counter() - began)
                 if not np.isfinite(of_steps).all():
                     raise FloatingPointError(_divergence(epoch, start, of_steps, chunk_rates, rows[start:]))
                 loop.save_if_due()
@@ -178,8 +179,8 @@ def fit(
             at = Position(epoch + 1, losses=losses)
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(result["params"])):
         raise FloatingPointError(
-            f"the parameters are not finite after the last step, at learning rate {rates[-1]:g}; try a smaller "
-            "learning_rate"
+            f"the parameters are not finite after step {steps} of epoch {epoch + 1}, the last, at learning rate "
+            f"{rates[-1]:g}, on rows {name_some(map(str, rows[-1].tolist()))} of the pool; try a smaller learning_rate"
         )
     return result, losses
 
@@ -192,17 +193,6 @@ def _divergence(epoch: int, start: int, losses: np.ndarray, rates: np.ndarray, r
         f"{rates[first]:g}, on rows {name_some(map(str, rows[first].tolist()))} of the pool; try a smaller "
         "learning_rate, and look at those images and the ones before them"
     )
-
-
-def _steps_per_call(pool: Pool, batch_size: int) -> int:
-    """As many as a call takes of a pool that lies on the device, or as the memory for their images holds."""
-    of_a_step = batch_size * math.prod(pool.images.shape[1:])
-    return STEPS_PER_CALL if is_resident(pool) else min(STEPS_PER_CALL, max(1, _MOST_BYTES // of_a_step))
-
-
-def pad_steps(rows: np.ndarray, length: int) -> np.ndarray:
-    """Pads the leading axis, so that one program serves every length."""
-    return np.pad(rows, [(0, length - len(rows))] + [(0, 0)] * (rows.ndim - 1))
 
 
 @checked
@@ -260,6 +250,13 @@ def train(
             progress=progress,
         )
         jax.block_until_ready(variables)
+    guess = math.log(pool.num_classes)
+    if losses[-1] >= guess:
+        _logger.warning(
+            "The last epoch's mean loss, %.3f, is no better than that of a guess among %d classes, %.3f; try another "
+            "learning_rate than %g, or more epochs",
+            *(losses[-1], pool.num_classes, guess, recipe.learning_rate),
+        )
     return TrainedModel(model, variables, normalization, recipe, watch.seconds, watch.compile_seconds, tuple(losses))
 
 
