@@ -20,7 +20,7 @@ def check_same(monkeypatch, *named):
     assert set(streamed) == set(named)
     for what, value in streamed.items():
         for ours, theirs in zip(golden.arrays_of(value), golden.arrays_of(resident[what]), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6, err_msg=what)
+            np.testing.assert_array_equal(ours, theirs, err_msg=what)
 
 
 def test_trainings_and_features_are_those_of_images_in_memory(monkeypatch):
@@ -43,7 +43,7 @@ def test_a_pool_too_large_for_the_device_is_read_ahead(monkeypatch):
     monkeypatch.setattr(calls, "is_resident", lambda pool: False)
     streamed = golden.arrays_of(tmu_jax.train(TinyNet(), split, key=jax.random.key(0), recipe=golden.RECIPE))
     for ours, theirs in zip(streamed, resident, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_half_of_a_device_is_for_the_pool(monkeypatch):
