@@ -17,7 +17,15 @@ from tmu_jax.training.linen import in_float32
 from tmu_jax.training.loop import STEPS_PER_CALL, Stream, fit, train
 from tmu_jax.training.module import apply, init_variables, step_keys
 from tmu_jax.training.recipe import Normalization, Recipe, Schedule, TrainedModel
-from tmu_jax.training.step import TrainState, make_optimizer, train_step, train_steps, weighted_cross_entropy
+from tmu_jax.training.step import (
+    Loss,
+    TrainState,
+    but_frozen,
+    make_optimizer,
+    train_step,
+    train_steps,
+    weighted_cross_entropy,
+)
 from tmu_jax.training.wrapping import wrap
 
 __all__ = [
@@ -27,6 +35,7 @@ __all__ = [
     "Call",
     "Check",
     "Keys",
+    "Loss",
     "ModuleLike",
     "Normalization",
     "Recipe",
@@ -36,6 +45,7 @@ __all__ = [
     "TrainedModel",
     "Variables",
     "apply",
+    "but_frozen",
     "check",
     "device_images",
     "evaluation_blocks",
