@@ -1,12 +1,13 @@
 """A model after unlearning."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tmu_jax.data.checks import name_some
-from tmu_jax.training import TrainedModel
+from tmu_jax.training import TrainedModel, Variables
 from tmu_jax.twin import TwinPrediction
 
 _LABEL_TYPE = np.dtype([("index", np.int32), ("easy", np.bool_), ("probability", np.float32)])
@@ -103,3 +104,18 @@ def as_unlearned(model: TrainedModel, **fields: object) -> UnlearnedModel:
     """A trained model with what is known of its unlearning, `fields` of `UnlearnedModel`."""
     known = {field.name: getattr(model, field.name) for field in dataclasses.fields(TrainedModel)}
     return UnlearnedModel(**{**known, **fields})
+
+
+def with_parameters(
+    original: TrainedModel, params: Any, losses: Sequence[float] = (), notes: Sequence[str] = ()
+) -> UnlearnedModel:
+    """The original model with other parameters: the result of a method that is no fine-tuning of it."""
+    return with_variables(original, {**original.variables, "params": params}, losses, notes)
+
+
+def with_variables(
+    original: TrainedModel, variables: Variables, losses: Sequence[float] = (), notes: Sequence[str] = ()
+) -> UnlearnedModel:
+    """The original model with other variables, and nothing of what an earlier request left in it but its rows."""
+    bare = dataclasses.replace(original, variables=variables, losses=tuple(losses), seconds=0.0, compile_seconds=0.0)
+    return as_unlearned(bare, notes=tuple(notes))
