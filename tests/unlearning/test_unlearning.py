@@ -316,6 +316,21 @@ def test_rivals_take_a_whole_class_one_image_and_half_precision(name, original):
                 assert np.isfinite(tmu_jax.predict(found, problem.train)[0]).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_take_images_on_demand(name, problem, original):
+    """The same bits as of images in memory."""
+    pytest.importorskip("grain")
+    data = tiny_data()
+    lazy = tmu_jax.data.from_arrays(
+        tmu_jax.data.on_demand(data.train_images), data.train_labels, data.test_images, data.test_labels
+    )
+    same = tmu_jax.data.forget_subset(lazy, target_classes=[1, 2], num_forget=8)
+    options = {"noise_images": 8} if name == "unsir" else {"alpha": 1.5} if name == "ssd" else {}
+    found = [tmu_jax.unlearn(name, one, original, key=KEY, **options).variables for one in (problem, same)]
+    chex.assert_trees_all_equal(*found)
+
+
 def test_copies_that_stay_are_in_the_notes_unless_a_ledger_told_of_them(original):
     data = tiny_data()
     images = data.train_images.copy()
