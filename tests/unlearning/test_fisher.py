@@ -56,6 +56,12 @@ def test_frozen_parameters_get_no_noise(made):
     assert (before["Dense_1"]["kernel"] != after["Dense_1"]["kernel"]).all()
 
 
+def test_noise_beyond_all_numbers_gets_one_line(made):
+    problem, original = made
+    with pytest.raises(FloatingPointError, match="the parameters are not finite after the method's step"):
+        tmu_jax.unlearn("fisher", problem, original, key=KEY, alpha=1e38, power=1.0)
+
+
 def test_bad_options_get_one_line(made):
     problem, original = made
     for name in ("alpha", "power", "most"):

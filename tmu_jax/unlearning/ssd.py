@@ -63,7 +63,7 @@ def run(
     )
     count, size = int(selected), sum(np.size(leaf) for leaf in jax.tree.leaves(params))
     note = f"{count:,} of {size:,} parameters were dampened"
-    if alpha * len(problem.forget) >= len(problem.train):
+    if alpha * of_forgotten >= of_all:
         note += f": alpha={alpha:g} can select none where a request is 1/{alpha:g} of the training images or more"
     return with_parameters(original, params, notes=(note,))
 

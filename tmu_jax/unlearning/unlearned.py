@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tmu_jax.data.checks import name_some
@@ -106,11 +108,18 @@ def as_unlearned(model: TrainedModel, **fields: object) -> UnlearnedModel:
     return UnlearnedModel(**{**known, **fields})
 
 
-def with_parameters(
-    original: TrainedModel, params: Any, losses: Sequence[float] = (), notes: Sequence[str] = ()
-) -> UnlearnedModel:
-    """The original model with other parameters: the result of a method that is no fine-tuning of it."""
-    return with_variables(original, {**original.variables, "params": params}, losses, notes)
+def with_parameters(original: TrainedModel, params: Any, notes: Sequence[str] = ()) -> UnlearnedModel:
+    """The original model with other parameters: the result of a method that trains nothing.
+
+    Raises:
+      FloatingPointError: where one of them is not finite.
+    """
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params)):
+        raise FloatingPointError(
+            "the parameters are not finite after the method's step; try smaller values of its options, and look "
+            "whether the model's own outputs on these images are finite"
+        )
+    return with_variables(original, {**original.variables, "params": params}, notes=notes)
 
 
 def with_variables(
