@@ -40,8 +40,9 @@ def check_equal(found, expected):
     names = [name for name in expected if not name.startswith("divided ")]
     assert names
     for name in names:
-        # Adam takes steps along what is rounding noise: the gradient of a bias before batch norm.
-        close = 1e-4 if name.startswith(FITTED) or name.startswith("bad_teacher") else 1e-5
+        # Adam takes steps along what is rounding noise: the gradient of a bias before batch norm. Conjugate gradients
+        # carry rounding from product to product.
+        close = 1e-4 if name.startswith((*FITTED, "bad_teacher", "influence")) else 1e-5
         np.testing.assert_allclose(found[name], expected[name], rtol=close, atol=close, err_msg=name)
 
 

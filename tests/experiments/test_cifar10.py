@@ -72,7 +72,7 @@ def test_cifar10_asked_for_outright_never_falls_back(capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--methods", "scrub"], "scrub"),
+        (["--methods", "scrubs"], "scrubs"),
         (["--num-forget", "0"], "num_forget"),
         (["--classes", "10"], "classes holds '10'"),
         (["--classes", "cat"], "classes holds 'cat'"),

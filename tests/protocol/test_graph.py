@@ -48,6 +48,8 @@ BANKED = {"bank_labels", "soft_twin", "rewarm_twin"}
 FROM_BANK = {"bank", "bank_prediction", "rewarm_rehearsed", *BANKED}
 AS_TRAINED = {"rewarm", "soft_twin", "rewarm_twin", "rewarm_rehearsed"}
 """Methods whose rate and schedule are the training's own."""
+UNTRAINED = {"ssd", "fisher", "influence"}
+"""Methods that train nothing."""
 FROM_FEATURES = {"features", "prediction", *LABELLED}
 METHOD_STAGES = {name for name, method in METHODS.items() if method.reference is None}
 
@@ -60,8 +62,8 @@ METHOD_STAGES = {name for name, method in METHODS.items() if method.reference is
         ({"training_seed": 9}, ALL),
         ({"num_forget": 9}, ALL - {"original", "bank"}),
         ({"unlearning_seed": 9}, ALL - {"original", "gold", "second gold", "bank", "bank_prediction"}),
-        ({"unlearning_rate_factor": 3.0}, METHOD_STAGES - AS_TRAINED),
-        ({"unlearning_schedule": "step"}, METHOD_STAGES - AS_TRAINED),
+        ({"unlearning_rate_factor": 3.0}, METHOD_STAGES - AS_TRAINED - UNTRAINED),
+        ({"unlearning_schedule": "step"}, METHOD_STAGES - AS_TRAINED - UNTRAINED),
         ({"bank": BankSettings(epochs_share=0.25)}, FROM_BANK),
         ({"bank": BankSettings(folds=3)}, FROM_BANK),
         ({"bank": BankSettings(repetitions=1)}, FROM_BANK),

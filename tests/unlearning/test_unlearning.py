@@ -19,6 +19,7 @@ from tmu_jax.unlearning import METHODS
 
 KEY = jax.random.key(5)
 SHORT = Recipe(epochs=2, batch_size=20, schedule="constant")
+RIVALS = ("ssd", "scrub", "salun", "l1_sparse", "unsir", "fisher", "influence")
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +268,69 @@ def test_what_a_model_forgot_is_known_after_it_was_pickled_or_saved(problem, ori
     np.testing.assert_array_equal(again.forgotten_before, np.union1d(rows, second.forget.indices))
 
 
+def test_a_later_request_has_its_own_seconds_and_notes(problem, original):
+    short = dataclasses.replace(SHORT, epochs=1)
+    first = tmu_jax.unlearn("finetune", problem, original, key=KEY, recipe=short)
+    earlier = dataclasses.replace(first, seconds_by_part={"bank": 1e6}, notes=("of the first request",))
+    second = tmu_jax.data.forget_indices(tiny_data(), problem.retain.indices[:3], removed=problem.forget.indices)
+    for method in ("finetune", "ssd"):
+        recipe = {"recipe": short} if method == "finetune" else {}
+        later = tmu_jax.unlearn(method, second, earlier, key=KEY, **recipe)
+        assert set(later.seconds_by_part) == {"unlearning"}
+        assert 0 < later.seconds < 1e5
+        assert "of the first request" not in later.notes
+
+
+# One that trains and one that does not; the others are alike in this.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in ("ssd", "salun") else [pytest.mark.slow]) for name in RIVALS]
+)
+def test_rivals_leave_the_original_and_keep_what_it_is(problem, original, name):
+    """By the model of a request within classes, with batch norm; the same bits from the same key."""
+    before = jax.tree.map(np.array, original.variables)
+    options = {"recipe": dataclasses.replace(METHODS[name].recipe, epochs=1)} if METHODS[name].recipe else {}
+    options |= {"noise_images": 8} if name == "unsir" else {"alpha": 1.5} if name == "ssd" else {}
+    one, again = (tmu_jax.unlearn(name, problem, original, key=KEY, **options) for _ in range(2))
+    chex.assert_trees_all_equal(before, original.variables)
+    chex.assert_trees_all_equal(one.variables, again.variables)
+    changed = [np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (before, one.variables)), strict=True)]
+    assert any(changed)
+    assert one.recipe == original.recipe
+    assert one.seconds == one.seconds_by_part["unlearning"] > 0
+    assert jax.tree.structure(one.variables) == jax.tree.structure(original.variables)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_take_a_whole_class_one_image_and_half_precision(name, original):
+    data = tiny_data()
+    whole = tmu_jax.data.forget_subset(data, target_classes=[1], num_forget="all")
+    single = tmu_jax.data.forget_indices(data, [5])
+    plain = tmu_jax.train(PlainNet(), single.train, recipe=SHORT, key=jax.random.key(0))
+    halves = jax.tree.map(lambda leaf: leaf.astype(jnp.float16), plain.variables)
+    options = {"noise_images": 8} if name == "unsir" else {}
+    for problem in (whole, single):
+        for model in (original, plain, tmu_jax.wrap(PlainNet(), halves, recipe=SHORT)):
+            with jax.numpy_dtype_promotion("standard"):  # the module multiplies float32 by its float16
+                found = tmu_jax.unlearn(name, problem, model, key=KEY, **options)
+                assert np.isfinite(tmu_jax.predict(found, problem.train)[0]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_take_images_on_demand(name, problem, original):
+    """The same bits as of images in memory."""
+    pytest.importorskip("grain")
+    data = tiny_data()
+    lazy = tmu_jax.data.from_arrays(
+        tmu_jax.data.on_demand(data.train_images), data.train_labels, data.test_images, data.test_labels
+    )
+    same = tmu_jax.data.forget_subset(lazy, target_classes=[1, 2], num_forget=8)
+    options = {"noise_images": 8} if name == "unsir" else {"alpha": 1.5} if name == "ssd" else {}
+    found = [tmu_jax.unlearn(name, one, original, key=KEY, **options).variables for one in (problem, same)]
+    chex.assert_trees_all_equal(*found)
+
+
 def test_copies_that_stay_are_in_the_notes_unless_a_ledger_told_of_them(original):
     data = tiny_data()
     images = data.train_images.copy()
@@ -391,6 +455,7 @@ def test_what_cannot_be_trained_on_is_refused_by_name(problem, original):
 def test_the_published_defaults():
     """Changed silently, any of these changes every table."""
     sgd = {"optimizer": "sgd", "schedule": "cosine", "weight_decay": 5e-4}
+    constant = {**sgd, "schedule": "constant"}
     expected = {
         "finetune": ({"epochs": 5, "batch_size": 128, "learning_rate": 0.02, **sgd}, {}),
         "negative_gradient": ({"epochs": 5, "batch_size": 128, "learning_rate": 0.01, **sgd}, {"alpha": 0.95}),
@@ -401,6 +466,20 @@ def test_the_published_defaults():
         ),
         "twin": ({"epochs": 5, "batch_size": 64, "learning_rate": 0.01, **sgd}, {}),
         "twin_negative_gradient": ({"epochs": 5, "batch_size": 64, "learning_rate": 0.01, **sgd}, {"alpha": 0.95}),
+        "scrub": (
+            {"epochs": 3, "batch_size": 256, "learning_rate": 5e-4, **constant},
+            {"alpha": 0.001, "gamma": 0.99, "temperature": 4, "max_epochs": 2, "forget_batch": 512, "rewind": False},
+        ),
+        "salun": ({"epochs": 10, "batch_size": 256, "learning_rate": 0.01, **constant}, {"share": 0.5}),
+        "l1_sparse": ({"epochs": 10, "batch_size": 256, "learning_rate": 0.01, **constant}, {"gamma": 1e-4}),
+        "unsir": (
+            {"epochs": 1, "batch_size": 256, "learning_rate": 0.01, "optimizer": "adam", "weight_decay": 0.0},
+            {"noise_images": 256, "noise_steps": 40, "noise_rate": 0.1, "penalty": 0.1}
+            | {"copies": 20, "per_class": 1000, "impair": 2.0},
+        ),
+        "ssd": ({}, {"alpha": 10, "dampening": 1, "group": 1}),
+        "fisher": ({}, {"alpha": 1e-6, "power": 0.5, "most": 1000}),
+        "influence": ({}, {"damping": 0.01, "iterations": 20, "scale": 1}),
     }
     for name, (recipe, options) in expected.items():
         method = METHODS[name]
@@ -410,6 +489,9 @@ def test_the_published_defaults():
         "original",
         "retrain",
         "rewarm_rehearsed",
+        "ssd",
+        "fisher",
+        "influence",
     }
     assert {name for name, method in METHODS.items() if method.needs == "prediction"} == {
         "twin",
@@ -452,8 +534,8 @@ def test_unknown_names_and_bad_options_are_refused(problem, original, monkeypatc
         tmu_jax.unlearn("twin", problem, original, key=KEY, prediction=prediction, exclude=problem.forget.indices)
     with pytest.raises(ValueError, match="needs a recipe"):
         tmu_jax.Method("bare", lambda *args: None)
-    with pytest.raises(ValueError, match="scrub"):
-        tmu_jax.unlearn("scrub", problem, original, key=KEY)
+    with pytest.raises(ValueError, match=r"method='scrubs' is unknown; choose one of .*'scrub'"):
+        tmu_jax.unlearn("scrubs", problem, original, key=KEY)
     with pytest.raises(ValueError, match="alpha"):
         tmu_jax.unlearn("negative_gradient", problem, original, key=KEY, alpha=1.5)
     with pytest.raises(ValueError, match="retain_share"):

@@ -18,7 +18,15 @@ from tmu_jax.training.linen import in_float32
 from tmu_jax.training.loop import Stream, fit, train
 from tmu_jax.training.module import apply, init_variables, step_keys
 from tmu_jax.training.recipe import Normalization, Recipe, Schedule, TrainedModel
-from tmu_jax.training.step import TrainState, make_optimizer, train_step, train_steps, weighted_cross_entropy
+from tmu_jax.training.step import (
+    Loss,
+    TrainState,
+    but_frozen,
+    make_optimizer,
+    train_step,
+    train_steps,
+    weighted_cross_entropy,
+)
 from tmu_jax.training.wrapping import wrap
 
 __all__ = [
@@ -28,6 +36,7 @@ __all__ = [
     "Call",
     "Check",
     "Keys",
+    "Loss",
     "ModuleLike",
     "Normalization",
     "Recipe",
@@ -37,6 +46,7 @@ __all__ = [
     "TrainedModel",
     "Variables",
     "apply",
+    "but_frozen",
     "check",
     "device_images",
     "evaluation_blocks",

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from tmu_jax.training.images import is_resident, one_hot, pixel_statistics
 from tmu_jax.training.linen import as_adapter, as_static
 from tmu_jax.training.module import init_variables
 from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel
-from tmu_jax.training.step import TrainState, make_optimizer, train_steps
+from tmu_jax.training.step import Loss, TrainState, make_optimizer, train_steps, weighted_cross_entropy
 
 _logger = logging.getLogger("tmu_jax")
 
@@ -90,6 +90,8 @@ def fit(
     progress: Progress | None = None,
     max_epochs: int | None = None,
     is_enough: Callable[[Variables], bool] | None = None,
+    loss: Loss = weighted_cross_entropy,
+    mask: Any = None,
 ) -> tuple[Variables, list[float]]:
     """Runs the training step over a stream.
 
@@ -99,13 +101,15 @@ def fit(
       normalization: of the pixels.
       pool: the images.
       stream: which rows are drawn.
-      targets: float32[p, classes], a row for each row of the pool.
+      targets: float32[p, classes], a row for each row of the pool; of another width where `loss` takes it.
       weights: float32[p].
       recipe: epochs, batch size, optimiser, learning rate.
       key: of the order of the images and the augmentation.
       progress: called with (steps done, steps in all).
       max_epochs: go on to at most so many epochs while `is_enough` says no, at the rates of the last one.
       is_enough: asked after `recipe.epochs` epochs and after each further one.
+      loss: what is descended on.
+      mask: of the parameters that move, see `train_step`; None: all.
 
     Returns:
       The new variables and each epoch's mean loss.
@@ -114,7 +118,8 @@ def fit(
       ValueError: when targets or weights are not of the pool's length, or the stream has a group without rows.
       FloatingPointError: when a loss, or a parameter in the end, is not finite: with the step, its rate and its rows.
     """
-    expected = {"targets": (len(pool.labels), pool.num_classes), "weights": (len(pool.labels),)}
+    width = pool.num_classes if loss is weighted_cross_entropy else np.shape(targets)[-1]
+    expected = {"targets": (len(pool.labels), width), "weights": (len(pool.labels),)}
     for name, array in (("targets", targets), ("weights", weights)):
         if np.shape(array) != expected[name]:
             raise ValueError(f"{name} has shape {np.shape(array)}; a row for each of the pool's makes {expected[name]}")
@@ -134,7 +139,7 @@ def fit(
     )
     loop = next_loop(total, recipe.batch_size, jax.random.key_data(key), targets, weights, *stream.groups)
     state, at = loop.begin(state)
-    state, normalization, augment_key = devices.replicate((state, normalization, augment_key))
+    state, normalization, augment_key, mask = devices.replicate((state, normalization, augment_key, mask))
     of_pool = devices.replicate((jnp.asarray(targets), jnp.asarray(weights))) if is_resident(pool) else None
     per_call = steps_per_call(pool, recipe.batch_size)
     pace = Pace(per_call, is_bound=jax.default_backend() == "cpu" and jax.process_count() == 1)
@@ -159,6 +164,8 @@ def fit(
                     optimizer=recipe.optimizer,
                     augment=recipe.augment,
                     every_step=count == per_call and jax.default_backend() != "cpu",
+                    loss=loss,
+                    mask=mask,
                 )
                 at = at.after(count, chunk_losses)
                 loop.reached(state, at)

@@ -3,7 +3,8 @@
     loss = sum_i weight[i] * cross_entropy(target[i], logits[i]) / batch size
 
 Each row of the image pool has a target distribution and a weight (positive: learn; negative: ascend, bounded). Images,
-targets and weights stay on the device; many steps run in one call.
+targets and weights stay on the device; many steps run in one call. A method whose loss is no such sum brings its own,
+and one that moves some parameters alone a mask of them.
 """
 
 import functools
@@ -21,6 +22,10 @@ from tmu_jax.training.adapter import Adapter, Keys, ModuleLike, name_of
 from tmu_jax.training.images import augmented, normalize
 from tmu_jax.training.module import apply, step_keys
 from tmu_jax.training.recipe import Augment, Normalization, Optimizer
+
+Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""Called with logits float32[n, classes], targets float32[n, k] and weights float32[n]; returns float32[], a mean over
+the images. A program is compiled for it: equal ones share one."""
 
 
 class TrainState(NamedTuple):
@@ -84,19 +89,23 @@ def train_step(
     module: ModuleLike,
     optimizer: str | Optimizer,
     keys: Keys | None = None,
+    loss: Loss = weighted_cross_entropy,
+    mask: Any = None,
 ) -> tuple[TrainState, jax.Array]:
     """One step on one batch. Pure.
 
     Args:
       state: parameters, other collections, optimiser state, step.
       images: float32[n, h, w, c], normalised.
-      targets: float32[n, classes].
+      targets: float32[n, classes], or what `loss` takes.
       weights: float32[n].
       learning_rate: float32[].
       weight_decay: float32[].
       module: the classifier (static).
       optimizer: "sgd", "adam" or a function of the learning rate (static).
       keys: of what the module draws, from `step_keys`.
+      loss: what is descended on (static).
+      mask: in the form of the parameters, bool each: where False they keep their values; None: all move.
 
     Returns:
       The next state and the loss, float32[].
@@ -106,7 +115,7 @@ def train_step(
     def loss_fn(params: Any, images: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, Any]:
         variables = {"params": params, **state.collections}
         (logits, _), updates = apply(module, variables, images, train=True, keys=keys)
-        return weighted_cross_entropy(logits, targets, weights), {**state.collections, **updates}
+        return loss(logits, targets, weights), {**state.collections, **updates}
 
     loss_and_gradient = jax.value_and_grad(loss_fn, has_aux=True)
     size = None if keys else microbatch_size(module, len(images))
@@ -114,8 +123,10 @@ def train_step(
         loss_and_gradient = optax.microbatching.microbatch(
             loss_and_gradient, (1, 2, 3), size, optax.microbatching.AccumulationType.MEAN
         )
-    (loss, collections), gradient = loss_and_gradient(state.params, images, targets, weights)
+    (value, collections), gradient = loss_and_gradient(state.params, images, targets, weights)
     gradient = but_frozen(module, gradient, lambda leaf, param: jnp.zeros_like(leaf), state.params)
+    if mask is not None:
+        gradient = jax.tree.map(lambda moves, leaf: jnp.where(moves, leaf, 0), mask, gradient)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an integer power
         transformation = make_optimizer(optimizer, weight_decay, learning_rate)
         updates, opt_state = transformation.update(gradient, state.opt_state, state.params)
@@ -124,7 +135,9 @@ def train_step(
         else:
             params = jax.tree.map(lambda param, update: param - learning_rate * update, state.params, updates)
     params = but_frozen(module, params, lambda leaf, param: param, state.params)
-    return TrainState(params, collections, opt_state, state.step + 1), loss
+    if mask is not None:
+        params = jax.tree.map(jnp.where, mask, params, state.params)
+    return TrainState(params, collections, opt_state, state.step + 1), value
 
 
 def but_frozen(module: ModuleLike, tree: Any, function: Callable[..., jax.Array], params: Any) -> Any:
@@ -150,7 +163,7 @@ def microbatch_size(module: ModuleLike, batch_size: int) -> int | None:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("module", "optimizer", "augment", "every_step"), donate_argnames=("state",)
+    jax.jit, static_argnames=("module", "optimizer", "augment", "every_step", "loss"), donate_argnames=("state",)
 )
 def train_steps(
     state: TrainState,
@@ -168,13 +181,15 @@ def train_steps(
     optimizer: str | Optimizer,
     augment: bool | Augment,
     every_step: bool = False,
+    loss: Loss = weighted_cross_entropy,
+    mask: Any = None,
 ) -> tuple[TrainState, jax.Array]:
     """The first `num_steps` of the given steps in one compiled loop; `state` is donated.
 
     Args:
       state: where to start.
       images: uint8[p, h, w, c], 0..255.
-      targets: float32[p, classes].
+      targets: float32[p, classes], or what `loss` takes.
       weights: float32[p].
       normalization: of the pixels.
       indices: int32[steps, batch], rows of those; None where they are the steps' own, [steps, batch, ...] each.
@@ -186,6 +201,8 @@ def train_steps(
       optimizer: "sgd", "adam" or a function of the learning rate (static).
       augment: flip and crop, or a function of (key, images) (static).
       every_step: that `num_steps` is `steps` (static); an accelerator need not ask the host then whether to go on.
+      loss: what is descended on (static).
+      mask: of the parameters that move, see `train_step`.
 
     Returns:
       The state and the loss of each step, float32[steps] (0 beyond `num_steps`).
@@ -200,7 +217,7 @@ def train_steps(
             pixels = augmented(augment, jax.random.fold_in(key, state.step), pixels)
         pixels = normalize(pixels, normalization)
         variables = {"params": state.params, **state.collections}
-        state, loss = train_step(
+        state, value = train_step(
             state,
             pixels,
             targets[rows],
@@ -210,8 +227,10 @@ def train_steps(
             module=module,
             optimizer=optimizer,
             keys=step_keys(module, variables, pixels, key, state.step),
+            loss=loss,
+            mask=mask,
         )
-        return state, losses.at[i].set(loss)
+        return state, losses.at[i].set(value)
 
     num_losses = len(learning_rates)
     last = num_losses if every_step else num_steps

@@ -19,13 +19,20 @@ from tmu_jax.unlearning import (
     bad_teacher,
     bank_labels,
     finetune,
+    fisher,
+    influence,
+    l1_sparse,
     negative_gradient,
     random_labeling,
     reference,
     rewarm,
     rewarm_rehearsed,
+    salun,
+    scrub,
     soft_twin,
+    ssd,
     twin,
+    unsir,
 )
 from tmu_jax.unlearning.loading import load
 from tmu_jax.unlearning.method import Method
@@ -46,6 +53,13 @@ MethodName = Literal[
     "soft_twin",
     "rewarm_twin",
     "rewarm_rehearsed",
+    "ssd",
+    "scrub",
+    "salun",
+    "l1_sparse",
+    "unsir",
+    "fisher",
+    "influence",
 ]
 """The names of the methods that come with the package, for type checkers."""
 
@@ -65,6 +79,13 @@ METHODS: dict[str, Method] = {
         soft_twin.soft_twin,
         rewarm.rewarm_twin,
         rewarm_rehearsed.rewarm_rehearsed,
+        ssd.ssd,
+        scrub.scrub,
+        salun.salun,
+        l1_sparse.l1_sparse,
+        unsir.unsir,
+        fisher.fisher,
+        influence.influence,
     )
 }
 """Methods by name; add your own: `METHODS["mine"] = Method("mine", relabel, Recipe(epochs=2))`, and give

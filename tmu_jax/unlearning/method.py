@@ -14,7 +14,7 @@ from tmu_jax.timing import Stopwatch
 from tmu_jax.training import Recipe, TrainedModel, fit
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning.relabelling import Relabel
-from tmu_jax.unlearning.unlearned import UnlearnedModel, as_unlearned
+from tmu_jax.unlearning.unlearned import UnlearnedModel, as_unlearned, with_variables
 
 _TAKEN = frozenset(
     {
@@ -222,6 +222,8 @@ class Method:
         recipe_or_none = self.recipe
         if recipe_or_none is not None and not isinstance(recipe_or_none, Recipe):
             recipe_or_none = recipe_or_none(original.training_recipe, **self.options)
+        if recipe_or_none is not None and original.recipe is not None:
+            recipe_or_none = dataclasses.replace(recipe_or_none, augment=original.augment)
         if self.run is not None:
             recipe = {} if recipe_or_none is None else {"recipe": recipe_or_none}
             needed = {} if prediction is None else {"prediction": prediction}
@@ -229,9 +231,6 @@ class Method:
         if self.relabel is None or recipe_or_none is None:
             raise AssertionError(self.name)  # __post_init__ sees to it
         relabel_key, fit_key = jax.random.split(key)
-        recipe_as_trained = recipe_or_none
-        if original.recipe is not None:
-            recipe_as_trained = dataclasses.replace(recipe_or_none, augment=original.augment)
         known = prediction if isinstance(prediction, TwinPrediction) else None
         labels = {} if known is None else {"easy": known.easy}
         if self.needs == "bank":
@@ -249,9 +248,9 @@ class Method:
             relabelling.stream,
             relabelling.targets,
             relabelling.weights,
-            recipe_as_trained,
+            recipe_or_none,
             fit_key,
             progress=progress,
         )
         # The recipe stays the training's: a later request, and retraining, go by that one.
-        return dataclasses.replace(original, variables=variables, losses=tuple(losses))
+        return with_variables(original, variables, losses)

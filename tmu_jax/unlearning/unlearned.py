@@ -1,12 +1,15 @@
 """A model after unlearning."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tmu_jax.data.checks import name_some
-from tmu_jax.training import TrainedModel
+from tmu_jax.training import TrainedModel, Variables
 from tmu_jax.twin import TwinPrediction
 
 _LABEL_TYPE = np.dtype([("index", np.int32), ("easy", np.bool_), ("probability", np.float32)])
@@ -103,3 +106,25 @@ def as_unlearned(model: TrainedModel, **fields: object) -> UnlearnedModel:
     """A trained model with what is known of its unlearning, `fields` of `UnlearnedModel`."""
     known = {field.name: getattr(model, field.name) for field in dataclasses.fields(TrainedModel)}
     return UnlearnedModel(**{**known, **fields})
+
+
+def with_parameters(original: TrainedModel, params: Any, notes: Sequence[str] = ()) -> UnlearnedModel:
+    """The original model with other parameters: the result of a method that trains nothing.
+
+    Raises:
+      FloatingPointError: where one of them is not finite.
+    """
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params)):
+        raise FloatingPointError(
+            "the parameters are not finite after the method's step; try smaller values of its options, and look "
+            "whether the model's own outputs on these images are finite"
+        )
+    return with_variables(original, {**original.variables, "params": params}, notes=notes)
+
+
+def with_variables(
+    original: TrainedModel, variables: Variables, losses: Sequence[float] = (), notes: Sequence[str] = ()
+) -> UnlearnedModel:
+    """The original model with other variables, and nothing of what an earlier request left in it but its rows."""
+    bare = dataclasses.replace(original, variables=variables, losses=tuple(losses), seconds=0.0, compile_seconds=0.0)
+    return as_unlearned(bare, notes=tuple(notes))
