@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import tmu_jax
+from tests.docs.traced import tables_of
 from tmu_jax.training import Recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -60,6 +61,15 @@ def test_each_method_has_a_section_with_its_options_and_its_recipe():
 def test_the_built_site_shows_every_public_name(site):
     pages = "".join(page.read_text() for page in (site / "api").glob("*.html"))
     assert not [name for name in PUBLIC if f'id="{name}"' not in pages]
+
+
+def test_each_table_is_a_table_on_the_built_page_and_its_comment_is_not_seen(site):
+    for page in DOCS.glob("*.md"):
+        built = (site / page.name).with_suffix(".html").read_text()
+        tables = tables_of(page.read_text())
+        assert built.count("<table>") == len(tables), page.name
+        # Markup as it is; what would be seen is escaped.
+        assert not [table.comment for table in tables if table.comment not in built], page.name
 
 
 def test_a_page_asks_no_other_host_for_anything(site):
