@@ -200,3 +200,11 @@ def test_models_at_chance_are_noted_and_said_on_the_last_screen(monkeypatch, tmp
     console = Console(file=io.StringIO(), width=100)
     report.print_table(tmp_path, console)
     assert "The gold or original model is at chance in 1 of 1 requests" in console.file.getvalue()
+    # Labels alone; of a whole class they are known without a predictor.
+    run(
+        settings(DATA, requests="each", classes=(1,), num_forget=50, methods=("twin",), unlearn=False),
+        DATA,
+        tmp_path / "2",
+    )
+    (labels,) = (record for record in read_records(tmp_path / "2") if record["method"] == "twin")
+    assert "learnt nothing" in labels["notes"][-1]

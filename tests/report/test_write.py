@@ -181,7 +181,7 @@ def test_a_model_at_chance_is_said_before_any_figure(tmp_path):
     assert lines.count(said) == 1
     (verdict,) = (i for i, line in enumerate(lines) if "Twin against gold" in line)
     assert lines.index(said) < verdict
-    assert len(lines) <= SCREEN_LINES
+    assert all(len(screen(tmp_path, width)) <= SCREEN_LINES for width in (40, 60, 100))
     for page in (write_report(tmp_path), tmp_path / "report.html"):
         assert page.read_text("utf-8").split("Twin against gold")[0].count(said) == 1
     write_run(tmp_path, small_run())
