@@ -41,7 +41,8 @@ class RecordTable:
         self.run = list(self._runs)[-1]
         self._read()
         if old := {cell_of(entry) for entry in self._features} - _resting(self.records):
-            say(f"features.json: no record names the features of {len(old)} requests; they are taken as they are")
+            of = f"{len(old)} request{'s' if len(old) > 1 else ''}"
+            say(f"features.json: no record names the features of {of}; they are taken as they are")
 
     def _read(self) -> None:
         output = self._output

@@ -185,7 +185,7 @@ def test_features_of_records_that_do_not_name_them_are_taken_as_they_are(table, 
     said, config = [], json.loads((tmp_path / "config.json").read_text())
     assert RecordTable(tmp_path, config, say=said.append).missing(Asked()) == []
     (sentence,) = said
-    assert sentence == "features.json: no record names the features of 1 requests; they are taken as they are"
+    assert sentence == "features.json: no record names the features of 1 request; they are taken as they are"
     table.add(*entries("mine", "100"))
     RecordTable(tmp_path, config, say=said.append)
     assert len(said) == 1
