@@ -70,6 +70,10 @@ class StageStore:
         """Where the stage is or would be."""
         return self.directory / name
 
+    def partial(self, name: str) -> pathlib.Path:
+        """Where the state of the trainings that make the stage is kept until it is finished."""
+        return self.directory / ".partial" / name
+
     def has(self, name: str) -> bool:
         """Whether the stage seems to be there; `load` looks closer."""
         return (self.path(name) / _MANIFEST).is_file()
@@ -137,11 +141,10 @@ class StageStore:
                 return found
             found = self.load(name)
             if found is None:
-                partial = self.directory / ".partial" / name
-                with resumable(partial, every=self._save_every):
+                with resumable(self.partial(name), every=self._save_every):
                     found = make()
                 self.save(name, found)
-                shutil.rmtree(partial, ignore_errors=True)
+                shutil.rmtree(self.partial(name), ignore_errors=True)
         return found
 
     def save(self, name: str, saved: Saved) -> None:

@@ -99,6 +99,12 @@ def prepare(experiment: Experiment, options: Any) -> Prepared:
         raise FileNotFoundError(f"{error}{hint}") from error
     if chosen.num_train is not None and chosen.num_train != len(data.train_labels):
         data = tmu_jax.data.subset(data, chosen.num_train, seed=0)
+    count = len(data.train_labels)
+    if options.batch_size is None and chosen.batch_size > count:
+        raise ValueError(
+            f"batch_size={chosen.batch_size} of preset {chosen.preset} must be at most {count}, the training images; "
+            "give --batch-size"
+        )
     settings = settings_of(experiment, chosen, data)
     arms = experiment.arms(settings, chosen, data)
     short = shortfalls(experiment, chosen, settings)

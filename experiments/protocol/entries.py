@@ -8,6 +8,7 @@ import numpy as np
 from experiments.protocol.graph import Graph
 from experiments.protocol.records import Record
 from experiments.protocol.requests import FLOORS
+from experiments.report.verdict import LEARNT_NOTHING
 from tmu_jax import evaluation, twin
 from tmu_jax.data import Dataset, ForgetProblem
 from tmu_jax.evaluation import metrics
@@ -39,6 +40,9 @@ class Entries:
             "seconds_by_part": model.seconds_by_part,
             "stage_by_part": self._graph.parts(name),
         }
+        notes = [*model.notes, *_chance_note("gold", problem, gold_outputs)]
+        if self._graph.method(name).reference == "original":
+            notes += _chance_note("original", problem, outputs)
         records, stage = [], self._graph.shown(name)[name].name
         for target, only_class in self._targets():
             readouts, outside = evaluation.compare(problem, outputs, gold_outputs, only_class)
@@ -49,7 +53,7 @@ class Entries:
             }
             if model.prediction is not None:
                 record |= self._quality(model.prediction, gold_outputs, only_class)
-            records.append({**record, **cost, "notes": [*model.notes, *_chance_note(problem, gold_outputs)]})
+            records.append({**record, **cost, "notes": notes})
         return records
 
     def of_prediction(
@@ -68,7 +72,7 @@ class Entries:
                 **self._base(target, name, stage),
                 **self._quality(prediction, gold_outputs, only_class),
                 **costs,
-                "notes": list(prediction.notes),
+                "notes": [*prediction.notes, *_chance_note("gold", self._request.problem, gold_outputs)],
             }
             for target, only_class in self._targets()
         ]
@@ -184,15 +188,15 @@ class Entries:
         }
 
 
-def _chance_note(problem: ForgetProblem, gold_outputs: evaluation.Outputs) -> list[str]:
-    """A sentence where the gold model has learnt nothing, as by a learning rate far out: nothing is shown then."""
-    accuracy = metrics.accuracy(gold_outputs.test, problem.test.labels)
+def _chance_note(name: str, problem: ForgetProblem, outputs: evaluation.Outputs) -> list[str]:
+    """A sentence where the gold or the original model has learnt nothing, as by a learning rate far out."""
+    accuracy = metrics.accuracy(outputs.test, problem.test.labels)
     chance = 100 * np.bincount(problem.test.labels).max() / len(problem.test)
     if accuracy > chance + 1:
         return []
     return [
-        f"The gold model gets {accuracy:.1f} % of the test images right, no more than one class for all would: it has "
-        "learnt nothing, so no figure here says anything. Try another learning rate, or more epochs."
+        f"The {name} model gets {accuracy:.1f} % of the test images right, no more than one class for all would: it "
+        f"has {LEARNT_NOTHING}. Try another learning rate, or more epochs."
     ]
 
 

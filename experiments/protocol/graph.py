@@ -39,17 +39,18 @@ class Graph:
     def original(self) -> Stage:
         """M_o, trained on D."""
         # The blank is part of the purpose: its key, and with it every figure, would change.
-        return self._trained("original", self.request.problem.train, "original ")
+        return self._trained("original", "original model", self.request.problem.train, "original ")
 
     @functools.cached_property
     def gold(self) -> Stage:
         """M_g, trained on D_r."""
-        return self._trained("gold", self.request.problem.retain, f"gold {self.request.name}")
+        return self._trained("gold", "gold model", self.request.problem.retain, f"gold {self.request.name}")
 
     @functools.cached_property
     def second_gold(self) -> Stage:
         """Another gold model, for the floor between two of them."""
-        return self._trained("gold", self.request.problem.retain, f"gold replicate {self.request.name}")
+        purpose = f"gold replicate {self.request.name}"
+        return self._trained("gold", "second gold model", self.request.problem.retain, purpose)
 
     @property
     def unlearning_key(self) -> jax.Array:
@@ -166,13 +167,13 @@ class Graph:
         where = stage_hash({str(i): indices for i, indices in enumerate(sets)})
         return {(stage.name, where): PASS_WORK * sum(map(len, sets)) for stage in evaluated}
 
-    def _trained(self, kind: str, split: Split, purpose: str) -> Stage:
+    def _trained(self, kind: str, label: str, split: Split, purpose: str) -> Stage:
         """A training from scratch."""
         recipe = self.settings.recipe
         key = key_for(jax.random.key(self.request.seeds.training), purpose)
         return Stage(
             kind,
-            f"{kind} model",
+            label,
             lambda progress: tmu_jax.train(self.module, split, key=key, recipe=recipe, progress=progress),
             TrainedModel,
             VERSIONS["training"],

@@ -31,7 +31,7 @@ class RecordTable:
         Args:
           output: the folder.
           config: what config.json is to say; its provenance is that of every new record.
-          say: is told of records that give way to those of another stage.
+          say: is told of records that give way to those of another stage, and of features that cannot be checked.
 
         Raises:
           ValueError: a file is broken; it names the file and the line.
@@ -40,6 +40,9 @@ class RecordTable:
         self._runs = with_run(config, output)["runs"]
         self.run = list(self._runs)[-1]
         self._read()
+        if old := {cell_of(entry) for entry in self._features} - _resting(self.records):
+            of = f"{len(old)} request{'s' if len(old) > 1 else ''}"
+            say(f"features.json: no record names the features of {of}; they are taken as they are")
 
     def _read(self) -> None:
         output = self._output
@@ -50,8 +53,9 @@ class RecordTable:
     def missing(self, graph: Graph) -> list[str]:
         """The request's methods, and "floors", that have no records yet, or none that still hold.
 
-        Records hold where their samples bear them out and they are of the stage that the settings, the method and the
-        versions give now; those that name no stage were written before records did.
+        Records hold where their samples bear them out, the features are those that they rest on, and they are of the
+        stage that the settings, the method and the versions give now; those that name no stage were written before
+        records did.
         """
         settings, request = graph.settings, graph.request
         cell = (settings.variant, settings.num_forget, settings.ratio, request.name, request.seed)
@@ -74,14 +78,19 @@ class RecordTable:
         """
         # What was not measured is not there.
         known = [{key: value for key, value in record.items() if value is not None} for record in records]
+        if features:
+            known = [{**record, "features_sha256": _checksum(features)} for record in known]
         with locked(self._output):
             self._read()
             self._add([{**record, "run": self.run} for record in known], features, samples)
 
     def _add(self, named: list[Record], features: Sequence[Record], samples: Sequence[Record]) -> None:
         before, now = _stages_shown(self.records), _stages_shown(named)
+        rested = _resting(self.records)
         self.records = _replaced(self.records, named, lambda entry: (cell_of(entry), entry["method"]))
         self._samples = _replaced(self._samples, samples, lambda entry: (cell_of(entry), entry["method"]))
+        left = rested - _resting(self.records)
+        self._features = [entry for entry in self._features if cell_of(entry) not in left]
         self._features = _replaced(self._features, features, cell_of)
         _amortise(self.records)
         write_or_keep(self._output, self._write)
@@ -97,11 +106,14 @@ class RecordTable:
         for name, entries in (("features", self._features), ("samples", samples)):
             if entries:
                 write_whole(folder / f"{name}.json", "[\n" + ",\n".join(map(_line, entries)) + "\n]\n")
+            else:
+                (folder / f"{name}.json").unlink(missing_ok=True)
         write_whole(folder / "results.jsonl", "".join(_line(record) + "\n" for record in self.records))
 
     def _complete(self) -> set[tuple[tuple[Any, ...], str]]:
-        """Cells and methods that have records and samples of the same run."""
+        """Cells and methods that have records, samples and features of the same run."""
         wrong = {(cell_of(record), record["method"]) for record, *_ in disagreements(self.records, self._samples)}
+        wrong |= _without_features(self.records, self._features)
         answered = {(cell_of(entry), entry["method"]) for entry in self._samples}
         return {(cell_of(record), record["method"]) for record in self.records} & answered - wrong
 
@@ -147,6 +159,26 @@ def _stages_shown(records: Sequence[Record]) -> dict[tuple[tuple[Any, ...], str]
     for record in records:
         found.setdefault((cell_of(record), record["method"]), set()).add(record.get("stage"))
     return found
+
+
+def _resting(records: Sequence[Record]) -> set[tuple[Any, ...]]:
+    """Cells with records that say which features they rest on."""
+    return {cell_of(record) for record in records if "features_sha256" in record}
+
+
+def _without_features(records: Sequence[Record], features: Sequence[Record]) -> set[tuple[tuple[Any, ...], str]]:
+    """Cells and methods that rest on features where those of the cell are missing, or of none of its methods."""
+    held: dict[tuple[Any, ...], list[Record]] = {}
+    for entry in features:
+        held.setdefault(cell_of(entry), []).append(entry)
+    known = {(cell, _checksum(entries)) for cell, entries in held.items()}
+    resting = [(cell_of(record), record) for record in records if "features_sha256" in record]
+    right = {cell for cell, record in resting if (cell, record["features_sha256"]) in known}
+    return {(cell, record["method"]) for cell, record in resting if cell not in right}
+
+
+def _checksum(entries: Sequence[Record]) -> str:
+    return hashlib.sha256("\n".join(map(_line, entries)).encode()).hexdigest()[:16]
 
 
 def _line(entry: Record) -> str:

@@ -5,7 +5,8 @@ from typing import Any
 
 import flax.linen as nn
 
-from experiments.protocol import environment
+from experiments.protocol import environment, makers
+from experiments.protocol.makers import Makers
 from experiments.protocol.progress import Display
 from tmu_jax.stages import Stage
 from tmu_jax.store import Saved, StageStore
@@ -13,9 +14,6 @@ from tmu_jax.training import TrainedModel
 from tmu_jax.training.packing import pack, unpack_model, unpack_plain
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning.unlearned import as_unlearned
-
-Makers = dict[str, dict[str, Any]]
-"""`environment.made_by` of each stage that went into one, by their labels."""
 
 
 class Stages:
@@ -40,34 +38,31 @@ class Stages:
         def make() -> Saved:
             nonlocal is_found
             is_found = False
+            by = makers.begun(self._store.partial(stage.name), self._now)
             made = stage.make(**self._needed(stage), progress=self._display.start(description))
             if getattr(made, "module", self._module) != self._module:
                 raise ValueError(f"method {stage.kind!r} returned another module; the experiments keep the original's")
             saved = pack(made)
-            saved.metadata["makers"] = self._makers_of(stage.parents.values()) | {stage.label: self._now}
+            own = {stage.name: {"label": stage.label, "by": by}}
+            saved.metadata["makers"] = self._makers_of(stage.parents.values()) | own
             return saved
 
         saved = self._store.load_or_make(stage.name, make)
         if is_found:
             self._display.found(description)
-        self._makers[stage.name] = saved.metadata.get("makers", {stage.label: {"git_revision": None}})
+        self._makers[stage.name] = makers.held(stage, saved.metadata)
         return self._unpack(stage, saved)
 
     def made_elsewhere(self, *stages: Stage) -> Makers:
         """What another machine, commit or version than this process's made of stages that are at hand.
 
         Returns:
-          By label of a stage, or of one that it was made from, what differs.
+          What differs, by the stage: one of these, or one that it was made from.
         """
-        found = {}
-        for label, maker in self._makers_of(stages).items():
-            other = {name: value for name, value in maker.items() if self._now.get(name) != value}
-            if other:
-                found[label] = other
-        return found
+        return makers.elsewhere(self._makers_of(stages), self._now)
 
     def _makers_of(self, stages: Iterable[Stage]) -> Makers:
-        return {label: maker for stage in stages for label, maker in self._makers[stage.name].items()}
+        return {name: made for stage in stages for name, made in self._makers[stage.name].items()}
 
     def _needed(self, stage: Stage) -> dict[str, Any]:
         return {argument: self.kept(parent) for argument, parent in stage.parents.items()}

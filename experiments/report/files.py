@@ -13,7 +13,7 @@ RECORD_KEYS = ("method", "target_class", "seed")
 SAMPLE_KEYS = ("request", "seed", "method", "labels")
 FEATURE_KEYS = ("problem", "NF", "AF", "CF", "easy")
 _TEXTS = {"experiment", "dataset", "preset", "arch", "requests", "class_name", "request", "variant", "heldout_source"}
-_TEXTS |= {"ratio", "method", "stage", "run", "correct", "easy", "problem"}
+_TEXTS |= {"ratio", "method", "stage", "run", "correct", "easy", "problem", "features_sha256"}
 _LISTS = {"notes", "tried", "distance", "probability", "classes", "seeds", "methods"}
 _OBJECTS = {"seconds_by_part", "stage_by_part", "preparation", "debt", "options", "made_elsewhere", "runs", "arms"}
 _OBJECTS |= {"rehearsed_untouched"}
@@ -149,6 +149,8 @@ def _check(
             fits, right = isinstance(value, dict), "an object"
             if fits and name == "seconds_by_part":
                 fits, right = all(isinstance(one, numbers.Real) for one in value.values()), "an object of numbers"
+            if fits and name == "made_elsewhere":
+                fits, right = all(map(_is_made, value.values())), "an object of stages with `label` and `by`"
         elif name in _TEXTS:
             fits, right = isinstance(value, str), "a text"
         elif name in ("target_class", "num_forget"):
@@ -157,6 +159,14 @@ def _check(
             fits, right = isinstance(value, numbers.Real), "a number"
         if not fits:
             raise ValueError(f"{where}: {name} must be {right}, not {_short(value)}; {remedy}")
+
+
+def _is_made(value: Any) -> bool:
+    """Whether it says who made a stage, or, as it was written before, what one maker was."""
+    if not isinstance(value, dict) or "by" not in value:
+        return isinstance(value, dict)
+    by = value["by"]
+    return "label" in value and isinstance(by, list) and all(isinstance(maker, dict) for maker in by)
 
 
 def _is_plain(value: Any) -> bool:

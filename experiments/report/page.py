@@ -149,9 +149,14 @@ def _made_elsewhere(records: Sequence[Record]) -> list[str]:
     """A sentence for each kind of stage that another machine, commit or version made than the run that records it."""
     seeds: dict[str, list[int]] = {}
     for record in records:
-        for label, maker in (record.get("made_elsewhere") or {}).items():
-            said = ", ".join(f"{name} {MISSING if value is None else value}" for name, value in maker.items())
-            seeds.setdefault(f"{label}: made with {said}, unlike the run that records it", []).append(record["seed"])
+        for name, made in (record.get("made_elsewhere") or {}).items():
+            # Before, records named a stage by its label, with one maker.
+            label, makers = (made["label"], made["by"]) if "by" in made else (name, [made])
+            part = "in part " if len(makers) > 1 else ""
+            for maker in filter(None, makers):
+                said = ", ".join(f"{key} {MISSING if value is None else value}" for key, value in maker.items())
+                sentence = f"{label}: made {part}with {said}, unlike the run that records it"
+                seeds.setdefault(sentence, []).append(record["seed"])
     return [f"{sentence} (seed {_listed(dict.fromkeys(found))})" for sentence, found in seeds.items()]
 
 

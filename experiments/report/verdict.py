@@ -1,7 +1,14 @@
 """What the numbers say, in at most five sentences computed from them; the first stands alone at the top."""
 
+from collections.abc import Sequence
+
+from experiments.report.files import Record
 from experiments.report.formats import BETTER, NOT_SHOWN, display_name, finding, text
 from experiments.report.results import COUNT_MATCHED, GOLD, GOLD_GOLD, MAJORITY, ORIGINAL, Results
+from experiments.report.samples import cell_of
+
+LEARNT_NOTHING = "learnt nothing, so no figure here says anything"
+"""In the notes of records where a gold or an original model is no better than one class for all."""
 
 REFERENCES = {
     ORIGINAL: "the untouched original",
@@ -44,6 +51,15 @@ def verdict(results: Results) -> list[str]:
             lines.append(line)
     lines += _predictor(results, best) + _price(results, best)
     return [f"{line[0].upper()}{line[1:]}." for line in lines]
+
+
+def warning(records: Sequence[Record]) -> str:
+    """What is to be known before any figure is read: how many requests have a model at chance; empty where none has."""
+    void = {cell_of(r) for r in records if any(LEARNT_NOTHING in str(note) for note in r.get("notes") or [])}
+    if not void:
+        return ""
+    of_all = len({cell_of(record) for record in records})
+    return f"The gold or original model is at chance in {len(void)} of {of_all} requests: their figures say nothing."
 
 
 def _ranked(results: Results, key: str) -> list[str]:

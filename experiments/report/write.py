@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from experiments.report.files import read_config, read_features, write_whole
+from experiments.report.files import read_config, read_features, read_records, write_whole
 from experiments.report.formats import plain, to_markdown
 from experiments.report.page import Body, Picture, Section, setting_line, standing, title
 from experiments.report.paper import paper_differences, paper_tables
 from experiments.report.pictures import draw_features, draw_overview
 from experiments.report.results import MEAN, POOLED, load_results
+from experiments.report.samples import cell_of
 from experiments.report.tables import (
     Table,
     accuracy_table,
@@ -31,7 +32,7 @@ from experiments.report.tables import (
     method_table,
     predictor_tables,
 )
-from experiments.report.verdict import verdict
+from experiments.report.verdict import verdict, warning
 
 SCREEN_LINES = 40
 NAME_WIDTH = 24
@@ -61,6 +62,7 @@ def write_report(output: pathlib.Path, body: Body | None = None) -> pathlib.Path
         if isinstance(picture, Picture):
             picture.draw(output)
     page = {"title": title(config, groups), "setting": setting_line(config), "body": body, "sections": sections}
+    page["warning"] = warning([record for results in groups for record in results.records])
 
     def inlined(picture: Picture) -> str:
         data = base64.b64encode((output / f"{picture.stem}.svg").read_bytes()).decode()
@@ -75,6 +77,8 @@ def write_report(output: pathlib.Path, body: Body | None = None) -> pathlib.Path
 def print_table(output: pathlib.Path, console: Console | None = None, body: Body | None = None) -> None:
     """Prints the last screen: the one table, the one sentence and the folder, within 40 lines.
 
+    A sentence goes before where a gold or an original model is at chance, and so no figure says anything.
+
     Args:
         output: a run's folder.
         console: where to print; a new one on standard output by default. Columns that are too many for its width, and
@@ -84,12 +88,15 @@ def print_table(output: pathlib.Path, console: Console | None = None, body: Body
     console = console or Console()
     body = body or standard(output)
     sentence = Text(_encodable(body.sentence, console))
+    void = Text(_encodable(warning(read_records(output)), console), style="yellow")
     folder = Text(plain(f"records and report: {output / 'report.html'}"))
-    below = sum(len(console.render_lines(text)) for text in (sentence, folder))
+    below = sum(len(console.render_lines(text)) for text in (void, sentence, folder) if text)
     table = body.table.compact or body.table
     console.print(Text(f"{table.title}:", style="bold"))
     _print_fitting(table, console, SCREEN_LINES - below - 3)
     console.print()
+    if void:
+        console.print(void)
     console.print(sentence)
     console.print(folder, soft_wrap=True)
 
@@ -118,7 +125,9 @@ def standard(output: pathlib.Path) -> Body:
         "Every method against the floors (lines). Bars are 95 % confidence intervals, small dots single classes.",
         lambda folder: draw_overview(groups, folder),
     )
-    if features := read_features(output):
+    cells = {cell_of(record) for results in groups for record in results.records}
+    # Those of other cells are another run's.
+    if features := [entry for entry in read_features(output) if cell_of(entry) in cells]:
         caption = "Above each panel: how many images of either kind, and the chance (AUC, percent; 50 is none) that a "
         caption += "hard image has the larger feature. The predictor learns on the upper row and is used on the lower."
         alt = "Features of easy and hard images in both problems"

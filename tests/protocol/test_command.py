@@ -53,6 +53,10 @@ def test_the_papers_setting_is_said(tmp_path):
         (["--training-seed", str(10**20)], "error: training_seed must be within 0..4294967295, got 1"),
         (["--unlearning-rate-factor", "nan"], "error: unlearning_rate_factor=nan must lie within 0.001..1000"),
         (["--batch-size", "5000"], "error: batch_size=5000 must be at most 2000, the training images"),
+        (
+            ["--num-train", "32"],
+            "error: batch_size=64 of preset quick must be at most 32, the training images; give",
+        ),
         (["--stages", "/dev/null"], "error: stages='/dev/null' is a file; give a folder"),
         (["--seeds", "1.5"], "error: Value error Error parsing --seeds:"),
     ],

@@ -127,6 +127,70 @@ def test_a_cell_without_samples_of_its_own_run_is_computed_anew(table, tmp_path,
     assert opened(tmp_path, FIRST).missing(Asked()) == missing
 
 
+def rewrite(path, found):
+    path.write_text("[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ({}, []),
+        ({"NF": [6.0]}, ["mine"]),
+        ({"easy": [False]}, ["mine"]),
+        ({"seed": 7}, ["mine"]),
+        (None, ["mine"]),
+    ],
+    ids=str,
+)
+def test_a_cell_without_the_features_that_it_rests_on_is_computed_anew(tmp_path, change, missing):
+    """Those of another run, of another cell, or none."""
+    table, said = opened(tmp_path, FIRST), []
+    table.add(entries("retrain", GOLD)[0], [], entries("retrain", GOLD)[2])
+    table.add(*entries("mine", "100"))
+    table.add(*floors())
+    path = tmp_path / "features.json"
+    before = held(tmp_path)["features"]
+    path.unlink() if change is None else rewrite(path, [entry | change for entry in before])
+    later = RecordTable(tmp_path, json.loads((tmp_path / "config.json").read_text()), say=said.append)
+    assert later.missing(Asked()) == missing
+    later.add(*entries("mine", "100"))
+    assert later.missing(Asked()) == []
+    assert before[0] in held(tmp_path)["features"]
+    assert opened(tmp_path, FIRST).missing(Asked()) == []
+
+
+def test_of_two_methods_with_features_of_their_own_the_later_ones_stay(table, tmp_path):
+    """A cell has the features of one; the other's record is not computed again and again for that."""
+    table.add(*entries("mine", "011"))
+    first, second = (record["features_sha256"] for record in table.records[:2])
+    assert first != second
+    assert opened(tmp_path, FIRST).missing(Asked()) == []
+    (tmp_path / "features.json").unlink()
+    assert opened(tmp_path, FIRST).missing(Asked()) == ["retrain", "mine"]
+
+
+def test_features_go_with_the_last_record_that_rests_on_them(table, tmp_path):
+    """Methods of a changed code may predict nothing."""
+    for method, is_kept in {"mine": True, "retrain": False}.items():
+        records, _, samples = entries(method, GOLD)
+        table.add(records, [], samples)
+        assert (tmp_path / "features.json").exists() == is_kept
+    assert opened(tmp_path, FIRST).missing(Asked()) == []
+
+
+def test_features_of_records_that_do_not_name_them_are_taken_as_they_are(table, tmp_path):
+    """As both were written before; the run says so."""
+    old = [{key: value for key, value in r.items() if key != "features_sha256"} for r in held(tmp_path)["records"]]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in old))
+    said, config = [], json.loads((tmp_path / "config.json").read_text())
+    assert RecordTable(tmp_path, config, say=said.append).missing(Asked()) == []
+    (sentence,) = said
+    assert sentence == "features.json: no record names the features of 1 request; they are taken as they are"
+    table.add(*entries("mine", "100"))
+    RecordTable(tmp_path, config, say=said.append)
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize(
     ("method", "missing"),
     [("retrain", "retrain"), ("mine", "mine"), ("floor_gold_gold", "floors"), ("floor_majority", "floors")],

@@ -4,7 +4,6 @@ import concurrent.futures
 import dataclasses
 import io
 import json
-import shutil
 import threading
 
 import chex
@@ -15,7 +14,6 @@ import pytest
 from rich.console import Console
 
 import tmu_jax
-from experiments.protocol import environment
 from experiments.protocol import records as records_module
 from experiments.protocol import run as runner
 from experiments.protocol.graph import Graph
@@ -355,6 +353,23 @@ def test_the_labels_of_a_changed_code_replace_the_features_too(data, tmp_path, m
     assert path.read_text() == before
 
 
+@pytest.mark.parametrize("damage", [lambda text: None, lambda text: text.replace("true", "false")])
+def test_features_that_are_gone_or_another_runs_are_made_anew_from_the_stages(data, tmp_path, monkeypatch, damage):
+    small = settings(data, requests="each", classes=(1,), methods=("twin",))
+    run(small, data, tmp_path)
+    patch_everywhere(monkeypatch, training.fit, lambda *args, **kwargs: pytest.fail("trained again"))
+    path = tmp_path / "features.json"
+    before = path.read_text()
+    found = damage(before)
+    path.unlink() if found is None else path.write_text(found)
+    run(small, data, tmp_path)
+    assert path.read_text() == before
+    # The run has nothing more to do.
+    stamp = path.stat().st_mtime_ns
+    run(small, data, tmp_path)
+    assert path.stat().st_mtime_ns == stamp
+
+
 def test_each_record_names_the_stage_that_it_shows(finished, data):
     output, records = finished
     arm = settings(data)
@@ -472,28 +487,3 @@ def test_a_second_run_joins_or_waits(data, tmp_path, wait):
     assert {record["seed"] for record in records} == {0, 1}
     assert ("waiting for it" if wait else "both go on") in said.getvalue()
     assert json.loads((tmp_path / "config.json").read_text())["arms"]["default"]["seeds"] == [1, 0]
-
-
-def test_a_record_says_what_another_commit_made(data, tmp_path, monkeypatch):
-    """The gold model of one commit is not taken for that of another, which records it; nor what was made from it."""
-    now = {"device": "cpu", "git_revision": "first", "jax": "1"}
-    monkeypatch.setattr(environment, "made_by", lambda: dict(now))
-    first = run(settings(data, methods=("finetune",)), data, tmp_path)
-    assert not any("made_elsewhere" in record for record in first)
-    now |= {"git_revision": "second"}
-    second = run(settings(data, methods=("finetune", "twin")), data, tmp_path)
-    told = {record["method"]: record.get("made_elsewhere") for record in second}
-    assert told["finetune"] is None  # Its record is the first run's, as it was.
-    assert told["twin"] == {label: {"git_revision": "first"} for label in ("original model", "gold model")}
-    now |= {"git_revision": "third", "device": "gpu"}
-    shutil.rmtree(tmp_path / "stages" / next(r["stage"] for r in second if r["method"] == "twin"))
-    (tmp_path / "results.jsonl").unlink()
-    third = run(settings(data, methods=("finetune", "twin")), data, tmp_path)
-    told = {record["method"]: record["made_elsewhere"] for record in third}
-    differs = {"git_revision": "first", "device": "cpu"}
-    assert told["finetune"] == {label: differs for label in ("original model", "gold model", "finetune")}
-    assert told["twin"]["twin model"] == differs | {"git_revision": "second"}
-    assert "twin" not in told["twin"]
-    assert "another gold model" not in told["twin"]
-    page = report.write_report(tmp_path).read_text()
-    assert "gold model: made with device cpu, git_revision first, unlike the run that records it (seed 0)" in page

@@ -82,7 +82,8 @@ def made_up_features(problem, seed=0):
     rng = np.random.default_rng(seed)
     easy = rng.random(60) < 0.7
     values = {name: np.clip(rng.normal(0.6 - 0.3 * easy, 0.1), 0, 1).tolist() for name in ("NF", "AF", "CF")}
-    return {"target_class": 3, "seed": 0, "problem": problem, "easy": easy.tolist(), **values}
+    cell = {"num_forget": QUICK["num_forget"], "ratio": QUICK["ratio"], "seed": 0}
+    return {**cell, "target_class": 3, "problem": problem, "easy": easy.tolist(), **values}
 
 
 def cells_of(table, first_cell):

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from experiments.report.page import Body, Picture, Section
 from experiments.report.tables import Table
+from experiments.report.verdict import LEARNT_NOTHING
 from experiments.report.write import SCREEN_LINES, print_table, write_report
 from tests.report.made_up import CONFIG, PAPER, QUICK, RUN, made_up_features, record, small_run, write_run
 
@@ -167,6 +168,53 @@ def test_the_last_screen_fits(tmp_path, width):
         assert re.search(r"60\.25 +50\.0 +57\.5 +99\.9 +0\.123 +12345\.6 +120\.0", rows[0])
     else:
         assert any("more column" in line for line in lines)
+
+
+def test_a_model_at_chance_is_said_before_any_figure(tmp_path):
+    """On the screen in one line, which still fits, and on both pages."""
+    note = f"The gold model gets 10.0 % of the test images right: it has {LEARNT_NOTHING}. Try more epochs."
+    many = [record(f"method_{i}", 3, 0, forget_gap=1.0) for i in range(36)]
+    records = [r | {"notes": [note] if r["seed"] == 1 else ["another note"]} for r in small_run() + many]
+    write_run(tmp_path, records)
+    said = "The gold or original model is at chance in 1 of 2 requests: their figures say nothing."
+    lines = screen(tmp_path, width=100)
+    assert lines.count(said) == 1
+    (verdict,) = (i for i, line in enumerate(lines) if "Twin against gold" in line)
+    assert lines.index(said) < verdict
+    assert all(len(screen(tmp_path, width)) <= SCREEN_LINES for width in (40, 60, 100))
+    for page in (write_report(tmp_path), tmp_path / "report.html"):
+        assert page.read_text("utf-8").split("Twin against gold")[0].count(said) == 1
+    write_run(tmp_path, small_run())
+    assert "at chance" not in "".join(screen(tmp_path, width=100))
+
+
+def test_features_of_cells_without_records_are_not_drawn(tmp_path):
+    write_run(tmp_path, small_run(), [made_up_features("twin") | {"seed": 7}])
+    write_report(tmp_path)
+    assert not (tmp_path / "features.svg").exists()
+
+
+@pytest.mark.parametrize(
+    "told", [5, [5], {"gold model": 5}, {"gold-1": {"label": "x", "by": 5}}, {"gold-1": {"label": "x", "by": [5]}}]
+)
+def test_makers_of_another_form_are_named_with_their_line(tmp_path, told):
+    write_run(tmp_path, [r | {"made_elsewhere": told} for r in small_run()])
+    with pytest.raises(ValueError, match=r"results\.jsonl, line 1: made_elsewhere must be an object"):
+        write_report(tmp_path)
+
+
+def test_makers_are_told_in_either_form(tmp_path):
+    """By label with one maker, as they were written before; and by stage."""
+    old = {"gold model": {"git_revision": None}}
+    new = {"gold-1": {"label": "second gold model", "by": [{"git_revision": "a"}, {}, {"device": "b"}]}}
+    write_run(tmp_path, [r | {"made_elsewhere": [old, new][r["seed"]]} for r in small_run()])
+    text = write_report(tmp_path).read_text("utf-8")
+    told = [line[2:].split(", unlike")[0] for line in text.splitlines() if "unlike the run" in line]
+    assert told == [
+        "gold model: made with git_revision –",
+        "second gold model: made in part with git_revision a",
+        "second gold model: made in part with device b",
+    ]
 
 
 def test_what_does_not_fit_the_screen_is_left_to_the_report(tmp_path):
