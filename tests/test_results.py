@@ -21,15 +21,10 @@ from experiments.variants import EXPERIMENT as VARIANTS
 
 FOLDERS = sorted(path.parent for path in pathlib.Path(__file__).parents[1].glob("results/*/results.jsonl"))
 BODIES = {kind.name: kind.body for kind in (ABLATION, CIFAR10, CIFAR100, FORGET_SIZE, REQUESTS, VARIANTS)}
-OF_TWO_RUNS = {
-    "cifar10-5000-fast-small-resnet-cpu": "twin of seed 0 was run again at another commit, and only its records were "
-    "replaced: its samples and features are the first run's. To be made anew"
-}
 
 
-def folders(known=()):
-    marks = {name: pytest.mark.xfail(strict=True, reason=OF_TWO_RUNS[name]) for name in known}
-    return [pytest.param(path, id=path.name, marks=marks.get(path.name, ())) for path in FOLDERS]
+def folders():
+    return [pytest.param(path, id=path.name) for path in FOLDERS]
 
 
 def test_there_are_results():
@@ -50,7 +45,7 @@ def test_every_record_names_a_run_and_repeats_nothing_of_it(folder):
     assert {record["variant"] for record in records} == set(config["arms"])
 
 
-@pytest.mark.parametrize("folder", folders(OF_TWO_RUNS))
+@pytest.mark.parametrize("folder", folders())
 def test_the_samples_give_the_records(folder):
     records = read_records(folder)
     found = disagreements(records, read_samples(folder))
@@ -86,7 +81,7 @@ def test_results_are_small_enough_for_git():
 
 def test_a_changed_figure_is_found(tmp_path):
     """The oracle of the checks above: one figure moved by a tenth of a point."""
-    folder = next(path for path in FOLDERS if path.name not in OF_TWO_RUNS)
+    folder = FOLDERS[0]
     records = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     changed = next(r for r in records if "predictor_accuracy" in r)
     changed["predictor_accuracy"] += 0.1

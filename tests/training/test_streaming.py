@@ -53,6 +53,8 @@ def test_half_of_a_device_is_for_the_pool(monkeypatch):
         def __init__(self, limit):
             self.limit = limit
 
+        process_index = 0
+
         def memory_stats(self):
             return self.limit and {"bytes_limit": self.limit}
 

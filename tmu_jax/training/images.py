@@ -99,7 +99,8 @@ def in_calls(pool: Pool, calls: Sequence[np.ndarray]) -> Iterator[Call]:
 
 def is_resident(pool: Pool) -> bool:
     """Whether a pool is kept on each device: where it is in memory and takes at most half of a device's."""
-    limit = (devices.in_use()[0].memory_stats() or {}).get("bytes_limit")
+    own = next(device for device in devices.in_use() if device.process_index == jax.process_index())
+    limit = (own.memory_stats() or {}).get("bytes_limit")
     return isinstance(pool.images, np.ndarray) and (limit is None or 2 * pool.images.nbytes <= limit)
 
 
