@@ -20,7 +20,7 @@ from tests.protocol.test_run import CONFIG, run, settings, tiny_architecture  # 
 from tests.tiny import TinyNet, noise_for_training, tiny_data
 from tmu_jax import training
 from tmu_jax.stages import Stage
-from tmu_jax.training import loop
+from tmu_jax.training import calls
 
 DATA = tiny_data()
 FIRST, SECOND = {"git_revision": "first"}, {"git_revision": "second"}
@@ -137,7 +137,7 @@ def kill(monkeypatch):
 
 def test_a_training_that_two_commits_had_a_part_in_names_both(now, kill, monkeypatch, tmp_path):
     plan, steps = kill
-    monkeypatch.setattr(loop, "STEPS_PER_CALL", 4)
+    monkeypatch.setattr(calls, "STEPS_PER_CALL", 4)
     arm = settings(DATA, methods=("finetune",))
 
     def begin():
