@@ -112,6 +112,9 @@ def test_devices_that_cannot_be_used_are_refused():
     for chosen in ([], jax.devices() * 2):
         with pytest.raises(ValueError, match="each once"), devices.use_devices(chosen):
             pass
+    for chosen in (2, "cpu", [0]):
+        with pytest.raises(TypeError, match=r"^devices"), devices.use_devices(chosen):
+            pass
 
 
 def test_what_one_process_alone_can_do_says_so(monkeypatch, tmp_path):

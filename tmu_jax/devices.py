@@ -16,12 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tmu_jax.boundary import checked, shown
+
 Tree = TypeVar("Tree")
 
 _chosen: contextvars.ContextVar[tuple[jax.Device, ...] | None] = contextvars.ContextVar("devices", default=None)
 
 
 @contextlib.contextmanager
+@checked
 def use_devices(devices: Sequence[jax.Device]) -> Iterator[None]:
     """Lets what runs inside use these devices alone; by default it uses all that there are.
 
@@ -29,10 +32,13 @@ def use_devices(devices: Sequence[jax.Device]) -> Iterator[None]:
       devices: such as `jax.devices()[:1]`; with several processes, some of each.
 
     Raises:
+      TypeError: for what is no sequence of devices.
       ValueError: for no devices, or one of them twice.
     """
+    if not all(isinstance(device, jax.Device) for device in devices):
+        raise TypeError(f"devices={shown(devices)} must be devices such as jax.devices()[:1]")
     if not devices or len(set(devices)) < len(devices):
-        raise ValueError(f"devices={list(devices)} must hold at least one device, each once")
+        raise ValueError(f"devices={shown(devices)} must hold at least one device, each once")
     token = _chosen.set(tuple(devices))
     try:
         yield

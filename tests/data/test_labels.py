@@ -56,6 +56,7 @@ def test_others_become_classes_in_their_order_and_it_is_said(train, test, expect
     ("train", "note"),
     [
         ([0.0, 2.0, 1.0], "Labels of type float64 were taken as whole numbers."),
+        (np.array([0, 2, 1], np.float16), "Labels of type float16 were taken as whole numbers."),
         ([[0], [2], [1]], "Labels [n, 1] were taken as [n]."),
         (pd.DataFrame([0, 2, 1]), "Labels [n, 1] were taken as [n]."),
     ],

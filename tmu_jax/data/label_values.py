@@ -102,7 +102,7 @@ def _whole(name: str, array: np.ndarray, notes: list[str]) -> np.ndarray:
     fractions = array[array != np.rint(array)]
     if fractions.size:
         raise TypeError(f"{name} must be integers or strings, got {array.dtype} such as {fractions[0]}")
-    if array.size and array.max() > _MOST:
+    if array.size and float(array.max()) > _MOST:
         raise ValueError(f"{name} must be at most {_MOST}, the largest int32, got {array.max():.0f}")
     say_once(notes, f"Labels of type {array.dtype} were taken as whole numbers.")
     return array.astype(np.int64)
