@@ -253,15 +253,6 @@ def test_a_folder_that_cannot_be_written_gives_what_it_holds(store, monkeypatch)
         store.load_or_make("gold-other", refuse)
 
 
-def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
-    def unknown(self, *args, **kwargs):
-        raise NotImplementedError("no flock")
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", unknown)
-    with pytest.raises(OSError, match="knows no locks; choose another folder"):
-        StageStore(tmp_path).load_or_make(NAME, lambda: SAVED)
-
-
 def test_a_lock_that_the_system_does_not_have_is_not_replaced_by_a_mere_file(tmp_path, monkeypatch):
     """Which a killed process would leave behind."""
 

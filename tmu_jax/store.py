@@ -249,8 +249,8 @@ def real_lock(path: pathlib.Path) -> Iterator[filelock.BaseFileLock]:
     """
     try:
         yield filelock.FileLock(path, fallback_to_soft=False)
-    except (NotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
             raise
         raise OSError(f"{path.parent} lies on a file system that knows no locks; choose another folder") from error
 
