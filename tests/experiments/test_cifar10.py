@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from experiments.cifar10 import EXPERIMENT, Options
 from experiments.protocol import command, experiment
 from tmu_jax.data import synthetic
 from tmu_jax.models import ResNet
+from tmu_jax.unlearning import MethodName
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +61,17 @@ def test_a_preset_only_sets_defaults():
         EXPERIMENT, Options(preset="paper", dataset="synthetic", epochs=3, arch="vit", num_forget=7)
     )
     assert (chosen.epochs, chosen.arch, chosen.num_forget, chosen.requests) == (3, "vit", 7, "each")
+
+
+def test_methods_that_take_longer_than_a_retraining_run_where_they_are_named():
+    rivals = {"ssd", "scrub", "salun", "l1_sparse", "unsir", "fisher", "influence"}
+    assert set(Options().methods) == set(get_args(MethodName)) - rivals
+
+
+def test_an_option_that_is_none_is_named_once(capsys):
+    assert cifar10.main(["--methdos", "twin"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: Unrecognized options: --methdos, twin")
 
 
 def test_cifar10_asked_for_outright_never_falls_back(capsys):

@@ -38,5 +38,6 @@ def _one_line(text: str) -> str:
     """What the parser drew as a box, as a sentence."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     words = [re.sub(r"[^\x20-\x7e]|-{4,}", " ", line).strip() for line in plain.splitlines()]
-    sentence = " ".join(line for line in words if line)
+    title, *rest = [line for line in words if line] or [""]
+    sentence = " ".join(rest if rest and rest[0].startswith(title) else [title, *rest])
     return sentence if len(sentence) <= _MOST else f"{sentence[:_MOST]} ..."
