@@ -21,6 +21,7 @@ from tmu_jax.preparation import (
     refresh,
     rehearse,
     save_prepared,
+    tune,
 )
 from tmu_jax.requests import Copies, Ledger, find_copies
 from tmu_jax.resuming import resumable
@@ -30,11 +31,13 @@ from tmu_jax.unlearning import (
     METHODS,
     Method,
     MethodName,
+    Range,
     Relabelling,
     UnlearnedModel,
     equal_weights,
     load,
     true_targets,
+    tuned,
     unlearn,
     wrong_targets,
 )
@@ -53,6 +56,7 @@ __all__ = [
     "Method",
     "MethodName",
     "Prepared",
+    "Range",
     "Recipe",
     "Rehearsal",
     "Relabelling",
@@ -82,6 +86,8 @@ __all__ = [
     "save_prepared",
     "train",
     "true_targets",
+    "tune",
+    "tuned",
     "unlearn",
     "use_compilation_cache",
     "use_devices",

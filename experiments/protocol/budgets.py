@@ -50,7 +50,7 @@ class BudgetGraph(Graph):
         return [(method, rehearsal_stage(self.rehearsing, method, size, repeats)) for method in methods]
 
     def share(self, method: Method) -> float:
-        """What a method with its options costs, of all requests together, as a share of retraining's images."""
+        """The same of all requests together."""
         work = sum(method.work(problem) for problem in self._in_turn())
         return work / (self.settings.recipe.epochs * len(self.request.problem.retain))
 
@@ -150,6 +150,7 @@ def estimates(
         "rehearsed_untouched": best.untouched,
         "misalignment": best.misalignment,
         "options": best.options,
+        "recipe": best.recipe,
         "tried": [
             {
                 "options": one.options,

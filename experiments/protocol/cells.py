@@ -4,7 +4,7 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from typing import NamedTuple
 
 import tmu_jax
-from experiments.protocol.budgets import BudgetGraph, best_of, estimates, graph_of
+from experiments.protocol.budgets import best_of, estimates, graph_of
 from experiments.protocol.entries import Entries
 from experiments.protocol.progress import Display
 from experiments.protocol.records import Record
@@ -16,7 +16,6 @@ from tmu_jax.data import Dataset
 from tmu_jax.stages import Stage, stage_hash
 from tmu_jax.store import StageStore
 from tmu_jax.training import TrainedModel
-from tmu_jax.unlearning import METHODS
 from tmu_jax.unlearning.reference import as_reference
 
 MAX_CACHED = 8
@@ -79,7 +78,12 @@ class Cells:
             elif self._graph.stops_at_labels(name):
                 yield self._labels(name, gold_outputs)
             else:
-                yield self._method(name, original, gold, gold_outputs)
+                try:
+                    yield self._method(name, original, gold, gold_outputs)
+                except FloatingPointError as error:
+                    if self._settings.attempt is None:
+                        raise
+                    self._display.found(f"that a recipe diverges, {name}, {self._where}: {error}")
 
     def _method(self, name: str, original: TrainedModel, gold: TrainedModel, gold_outputs: evaluation.Outputs) -> Found:
         stage, reference = self._graph.model(name), self._graph.method(name).reference
@@ -99,12 +103,12 @@ class Cells:
         return Found(records, features, [samples])
 
     def _estimates(self, name: str) -> Record:
-        """What was rehearsed for a method, where its recipe was chosen so; for the pooled record."""
-        if not isinstance(self._graph, BudgetGraph):
-            return {}
+        """What was rehearsed for a method, where its recipe was; for the pooled record."""
         tried = [self._stages.kept(stage) for stage in self._graph.rehearsals(name)]
+        if not tried:
+            return {}
         best = best_of(tried)
-        share = self._graph.share(METHODS[name].configured(None, best.options))
+        share = self._graph.share(self._graph.method(name).configured(None, best.options))
         prepared = self._stages.kept(self._graph.rehearsing)
         return estimates(best, tried, share, prepared, self._request.problem.forget.indices)
 

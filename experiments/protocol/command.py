@@ -83,7 +83,7 @@ def prepare(experiment: Experiment, options: Any) -> Prepared:
     Raises:
       ERRORS: with one message that says what is wrong and what would be right.
     """
-    if hasattr(options, "methods"):
+    if getattr(options, "methods", ("all",)) != ("all",):
         check_methods(options.methods)
     if not 0 <= options.save_minutes < math.inf:
         raise ValueError(f"save_minutes={options.save_minutes} must be minutes, 0 or more")

@@ -21,7 +21,8 @@ from tmu_jax.stages import PASS_WORK, VERSIONS, Stage, key_for, stage_hash
 from tmu_jax.training import Recipe, TrainedModel
 from tmu_jax.training.packing import pack_recipe
 from tmu_jax.twin import prediction_stage
-from tmu_jax.unlearning import METHODS, Method
+from tmu_jax.unlearning import METHODS, Method, tuned
+from tmu_jax.unlearning.ranges import attempt
 
 _PARTS = {"twin_model": "twin_model", "curriculum": "curriculum", "features": "features", "prediction": "predictor"}
 _PARTS |= {"bank": "bank", "rehearsal": "rehearsal"}
@@ -96,16 +97,29 @@ class Graph:
         )
 
     def method(self, name: str) -> Method:
-        """A method as this arm runs it: the learning rate and its schedule may be the arm's."""
+        """A method as this arm runs it: the learning rate and its schedule may be the arm's, or all of its recipe."""
         method, settings = METHODS[name], self.settings
-        if not isinstance(method.recipe, Recipe):
-            return method
-        recipe = dataclasses.replace(
-            method.recipe,
-            learning_rate=settings.unlearning_rate_factor * method.recipe.learning_rate,
-            schedule=settings.unlearning_schedule or method.recipe.schedule,
-        )
-        return method.configured(recipe)
+        if settings.recipes is not None and method.ranges:
+            return tuned(method, settings.recipes)
+        if isinstance(method.recipe, Recipe):
+            recipe = dataclasses.replace(
+                method.recipe,
+                learning_rate=settings.unlearning_rate_factor * method.recipe.learning_rate,
+                schedule=settings.unlearning_schedule or method.recipe.schedule,
+            )
+            method = method.configured(recipe)
+        return attempt(method, settings.attempt) if settings.attempt is not None and method.ranges else method
+
+    def rehearsals(self, name: str) -> list[Stage]:
+        """The rehearsals that a method's recipe is chosen by: of an attempt its own, else none."""
+        if self.settings.attempt is None or METHODS[name].reference is not None:
+            return []
+        return [rehearsal_stage(self.rehearsing, self.method(name), len(self.request.problem.heldout))]
+
+    def share(self, method: Method) -> float:
+        """What a method with its recipe costs, as a share of retraining's images."""
+        problem = self.request.problem
+        return method.work(problem) / (self.settings.recipe.epochs * len(problem.retain))
 
     def model(self, name: str) -> Stage:
         """The model that a method's row shows: for the two ends of the scale those that are there already."""
@@ -120,7 +134,7 @@ class Graph:
         method = METHODS[name]
         if method.needs == "rehearsal":
             size = len(self.request.problem.heldout)
-            return foretelling_stage(self.rehearsing, rehearsal_stage(self.rehearsing, method, size))
+            return foretelling_stage(self.rehearsing, rehearsal_stage(self.rehearsing, self.method(name), size))
         return self.prediction_of(self.request.problem) if method.needs == "bank" else self.prediction
 
     def shown(self, name: str) -> dict[str, Stage]:

@@ -68,6 +68,8 @@ class Settings:
       bank: the bank of models, for methods that need one.
       budget: the share of retraining that a method may spend, its recipe chosen by rehearsal; None: its own recipe.
       by_class: whether a combined request has a row for each of its classes beside the one for all.
+      recipes: name or path of the tuned recipes that methods have, see `tmu_jax.tuned`; None: their own.
+      attempt: number of the try of a search that every method's recipe is, see `tmu_jax.tune`; None: none.
       in_turn: into how many requests the forgotten images are cut, one after another; 0: one request.
       compute: backend and version of the package; models made by two of them do not mix in one table.
     """
@@ -97,6 +99,8 @@ class Settings:
     unlearning_seed: int | None = None
     bank: BankSettings = BankSettings()  # noqa: RUF009
     budget: float | None = None
+    recipes: str | None = None
+    attempt: int | None = None
     in_turn: int = 0
     by_class: bool = True
     compute: str = dataclasses.field(default_factory=lambda: f"{jax.default_backend()}, tmu_jax {tmu_jax.__version__}")

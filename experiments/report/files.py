@@ -16,7 +16,7 @@ _TEXTS = {"experiment", "dataset", "preset", "arch", "requests", "class_name", "
 _TEXTS |= {"ratio", "method", "stage", "run", "correct", "easy", "problem", "features_sha256"}
 _LISTS = {"notes", "tried", "distance", "probability", "classes", "seeds", "methods"}
 _OBJECTS = {"seconds_by_part", "stage_by_part", "preparation", "debt", "options", "made_elsewhere", "runs", "arms"}
-_OBJECTS |= {"rehearsed_untouched"}
+_OBJECTS |= {"rehearsed_untouched", "recipe"}
 
 
 def read_config(output: pathlib.Path) -> dict[str, Any]:

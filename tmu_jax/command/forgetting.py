@@ -15,10 +15,9 @@ from tmu_jax.command.saying import say
 from tmu_jax.data import Dataset, ForgetProblem
 from tmu_jax.preparation import Forgotten
 from tmu_jax.preparation import forget as library_forget
-from tmu_jax.preparation.asking import as_method
 from tmu_jax.requests import Ledger, Request, find_copies
 from tmu_jax.stages import key_for
-from tmu_jax.unlearning import Method
+from tmu_jax.unlearning import Method, as_method
 
 MOST_LINES = 24
 

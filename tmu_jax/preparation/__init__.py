@@ -10,6 +10,7 @@ from tmu_jax.preparation.prepared import Prepared
 from tmu_jax.preparation.refreshing import refresh
 from tmu_jax.preparation.rehearsal import Estimate, Rehearsal, rehearse
 from tmu_jax.preparation.saving import load_prepared, save_prepared
+from tmu_jax.preparation.tuning import Tuned, tune
 
 __all__ = [
     "Bank",
@@ -21,6 +22,7 @@ __all__ = [
     "Forgotten",
     "Prepared",
     "Rehearsal",
+    "Tuned",
     "candidates",
     "forget",
     "load_prepared",
@@ -30,4 +32,5 @@ __all__ = [
     "rehearse",
     "rehearse_candidates",
     "save_prepared",
+    "tune",
 ]

@@ -1,4 +1,4 @@
-"""From what a user asks for to rows that a preparation can forget, and to a method."""
+"""From what a user asks for to rows that a preparation can forget."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,6 @@ import numpy as np
 from tmu_jax.data import ForgetProblem, Pool, Split
 from tmu_jax.data.checks import check_rows, name_some
 from tmu_jax.data.demand import equal, head
-from tmu_jax.unlearning import METHODS, Method
 
 
 def rows_of_problem(problem: ForgetProblem, train: Split) -> np.ndarray:
@@ -73,16 +72,3 @@ def checked_rows(
         last = max(train.indices.max(), *forgotten, 0)
         raise ValueError(f"indices holds {unknown[0]}, no row that the model was trained on; they lie in 0..{last}")
     return rows.astype(np.int32)
-
-
-def as_method(method: str | Method) -> Method:
-    """A method by its name.
-
-    Raises:
-      ValueError: for a name that is none.
-    """
-    if isinstance(method, str):
-        if method not in METHODS:
-            raise ValueError(f"method={method!r} is unknown; choose one of {sorted(METHODS)} or give a Method")
-        return METHODS[method]
-    return method

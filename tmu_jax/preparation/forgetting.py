@@ -14,7 +14,6 @@ from tmu_jax.data import ForgetProblem
 from tmu_jax.data.copies import copies_note, exact_copies
 from tmu_jax.evaluation.metrics import accuracy
 from tmu_jax.evaluation.outcome import LEAST_POINTS, State
-from tmu_jax.preparation.asking import as_method
 from tmu_jax.preparation.findings import Findings
 from tmu_jax.preparation.foretelling import InRequest
 from tmu_jax.preparation.grid import candidates, rehearse_candidates
@@ -27,7 +26,7 @@ from tmu_jax.text import ascii_text, html_table
 from tmu_jax.training import predict
 from tmu_jax.training.recipe import Format
 from tmu_jax.twin import TwinPrediction
-from tmu_jax.unlearning import Method, MethodName, UnlearnedModel
+from tmu_jax.unlearning import Method, MethodName, UnlearnedModel, as_method
 
 MOST_ROUNDS = 8
 """How often a method is applied to its own result until nothing of a whole class is recognised."""
@@ -286,7 +285,8 @@ def choose(
 
 def nearest(prepared: Prepared, method: Method, size: int) -> Rehearsal | None:
     """The rehearsal of this very recipe that is nearest in size."""
-    same = [one for one in prepared.rehearsals if one.method == method.name and one.options == dict(method.options)]
+    recipe = (method.name, dict(method.options), method.own_recipe)
+    same = [one for one in prepared.rehearsals if (one.method, one.options, one.recipe) == recipe]
     return min(same, key=lambda one: abs(math.log(one.size / size)), default=None)
 
 

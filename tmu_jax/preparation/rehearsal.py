@@ -16,13 +16,12 @@ import numpy as np
 from tmu_jax.boundary import checked
 from tmu_jax.data import Split
 from tmu_jax.evaluation import metrics
-from tmu_jax.preparation.asking import as_method
 from tmu_jax.preparation.foretelling import InRehearsal, InRequest
 from tmu_jax.preparation.prepared import Prepared
 from tmu_jax.stages import VERSIONS, Progress, Stage, compute, given, key_for
 from tmu_jax.training import TrainedModel, predict
 from tmu_jax.twin import TwinPrediction
-from tmu_jax.unlearning import Method, MethodName
+from tmu_jax.unlearning import Method, MethodName, as_method
 from tmu_jax.unlearning.method import Foretell
 
 Z = 1.959963984540054
@@ -55,6 +54,7 @@ class Rehearsal:
       test_loss: points of test accuracy below M_o's, on test images that are not held out.
       untouched: agreement, gap and distance of the twin model before it forgot: the floor.
       seconds: run time of the unlearning, of one repeat.
+      recipe: its recipe as JSON values, where it has one of its own; None where that goes by the training's.
       answers: float16[u, classes], for a method that learns from its rehearsal: the logits that it learns from, of the
         first repeat on all held-out images.
     """
@@ -72,6 +72,7 @@ class Rehearsal:
     test_loss: Estimate
     untouched: dict[str, float]
     seconds: float
+    recipe: dict[str, Any] | None = None
     answers: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -231,6 +232,7 @@ def _read(
             "distance": metrics.activation_distance(before.heldout[everywhere], gold.heldout[everywhere]),
         },
         seconds=float(np.mean([run.seconds for run in runs])),
+        recipe=method.own_recipe,
         answers=runs[0].answers,
     )
 
@@ -258,14 +260,10 @@ def _estimate(parts: Sequence[np.ndarray]) -> Estimate:
 
 def rehearsal_stage(prepared: Stage, method: Method, size: int, repeats: int = 1) -> Stage:
     """A rehearsal as a stage; arguments as in `rehearse`, the preparation as a stage."""
-
-    def make(prepared: Prepared, progress: Progress) -> Rehearsal:
-        return rehearse(prepared, method, size=size, repeats=repeats, progress=lambda part: progress, **method.options)
-
     return Stage(
         "rehearsal",
         f"rehearsal of {method.name}",
-        make,
+        lambda prepared, progress: rehearse(prepared, method, size=size, repeats=repeats, progress=lambda _: progress),
         Rehearsal,
         VERSIONS["rehearsal"],
         {"prepared": prepared},
@@ -275,6 +273,7 @@ def rehearsal_stage(prepared: Stage, method: Method, size: int, repeats: int = 1
             "options": dict(method.options),
             "size": size,
             "repeats": repeats,
+            **({} if method.own_recipe is None else {"recipe": method.own_recipe}),
         },
     )
 

@@ -1,6 +1,7 @@
 """Unlearning methods, by name, and the function that applies one."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -36,7 +37,9 @@ from tmu_jax.unlearning import (
 )
 from tmu_jax.unlearning.loading import load
 from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.relabelling import Relabelling, equal_weights, true_targets, wrong_targets
+from tmu_jax.unlearning.shipped import SHIPPED, with_recipe
 from tmu_jax.unlearning.unlearned import UnlearnedModel, refuse_forgotten
 
 MethodName = Literal[
@@ -92,6 +95,41 @@ METHODS: dict[str, Method] = {
 `METHODS["mine"]` where a method is asked for (its name serves too, but a type checker knows only `MethodName`)."""
 
 
+def as_method(method: str | Method) -> Method:
+    """A method by its name, or as it is.
+
+    Raises:
+      ValueError: for a name that is none, and what is no method.
+    """
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise ValueError(f"method={method!r} is unknown; choose one of {sorted(METHODS)} or give a Method")
+        return METHODS[method]
+    if not isinstance(method, Method):
+        raise ValueError(
+            f"method={method!r} must be a name or a Method; a function goes into Method(name, run=function)"
+        )
+    return method
+
+
+@checked
+def tuned(method: MethodName | Method, recipes: str | pathlib.Path = SHIPPED) -> Method:
+    """A method with the recipe that rehearsed best of those that were tried, see `python -m experiments.tune`.
+
+    Args:
+      method: a name in `METHODS`, or a method.
+      recipes: a name that ships, or the path of a file that `experiments.tune` wrote.
+
+    Returns:
+      The method; options that were not searched are its own.
+
+    Raises:
+      FileNotFoundError: where there is no such file.
+      ValueError: for a broken file, and a method that is unknown or that it does not have.
+    """
+    return with_recipe(as_method(method), recipes)
+
+
 @checked
 def unlearn(
     method: MethodName | Method,
@@ -130,15 +168,7 @@ def unlearn(
         it cannot use, a model that does not fit the images, and a request that keeps images which `original` forgot
         before.
     """
-    if isinstance(method, str):
-        if method not in METHODS:
-            raise ValueError(f"method={method!r} is unknown; choose one of {sorted(METHODS)} or give a Method")
-        method = METHODS[method]
-    elif not isinstance(method, Method):
-        raise ValueError(
-            f"method={method!r} must be a name or a Method; a function goes into Method(name, run=function)"
-        )
-    method = method.configured(recipe, options)
+    method = as_method(method).configured(recipe, options)
     if exclude is not None:
         exclude = check_rows("exclude", exclude, "the problem's pool", len(problem.pool), repeated=True).astype(
             np.int32
@@ -183,11 +213,14 @@ __all__ = [
     "METHODS",
     "Method",
     "MethodName",
+    "Range",
     "Relabelling",
     "UnlearnedModel",
+    "as_method",
     "equal_weights",
     "load",
     "true_targets",
+    "tuned",
     "unlearn",
     "wrong_targets",
 ]

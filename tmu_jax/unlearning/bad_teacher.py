@@ -32,6 +32,7 @@ from tmu_jax.training import (
     unit_pixels,
 )
 from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.relabelling import Relabelling, equal_weights, true_targets
 
 RECIPE = Recipe(epochs=1, batch_size=256, learning_rate=1e-4, optimizer="adam", weight_decay=0.0, schedule="cosine")
@@ -109,4 +110,16 @@ def relabel(problem: ForgetProblem, original: TrainedModel, key: jax.Array, reta
     return Relabelling(stream, targets, equal_weights(problem))
 
 
-bad_teacher = Method("bad_teacher", relabel, RECIPE, options={"retain_share": 0.3}, check=check, draws=draws)
+bad_teacher = Method(
+    "bad_teacher",
+    relabel,
+    RECIPE,
+    options={"retain_share": 0.3},
+    ranges={
+        "retain_share": Range(0.1, 1.0),
+        "learning_rate": Range(1e-5, 3e-3, "log"),
+        "epochs": Range(1, 5, "whole"),
+    },
+    check=check,
+    draws=draws,
+)

@@ -6,6 +6,7 @@ import numpy as np
 from tmu_jax.data import ForgetProblem
 from tmu_jax.training import TrainedModel
 from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.relabelling import Relabelling
 from tmu_jax.unlearning.twin import RECIPE, relabel_hard
 
@@ -17,4 +18,10 @@ def relabel(
     return relabel_hard(problem, original, key, easy)
 
 
-bank_labels = Method("bank_labels", relabel, RECIPE, needs="bank")
+bank_labels = Method(
+    "bank_labels",
+    relabel,
+    RECIPE,
+    needs="bank",
+    ranges={"learning_rate": Range(0.0003, 0.1, "log"), "epochs": Range(1, 5, "whole")},
+)

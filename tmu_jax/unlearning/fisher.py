@@ -28,6 +28,7 @@ from tmu_jax.stages import Progress
 from tmu_jax.training import TrainedModel, but_frozen
 from tmu_jax.unlearning.gradients import Forward, sum_over
 from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.unlearned import UnlearnedModel, with_parameters
 
 _EPSILON = 1e-8
@@ -99,6 +100,7 @@ fisher = Method(
     "fisher",
     run=run,
     options={"alpha": 1e-6, "power": 0.5, "most": 1000.0},
+    ranges={"alpha": Range(1e-10, 1e-5, "log")},
     check=check,
     # A pass forward for each image, and one backward for each class.
     draws=lambda problem, alpha, power, most: (1 + 2 * problem.num_classes) / 3 * len(problem.retain),

@@ -27,6 +27,7 @@ from tmu_jax.stages import Progress, ignore_progress
 from tmu_jax.training import TrainedModel
 from tmu_jax.unlearning.gradients import Forward, gradient_sum, sum_over
 from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.unlearned import UnlearnedModel, with_parameters
 
 _ENOUGH = 1e-6
@@ -116,6 +117,11 @@ influence = Method(
     "influence",
     run=run,
     options={"damping": 0.01, "iterations": 20, "scale": 1.0},
+    ranges={
+        "damping": Range(0.001, 10.0, "log"),
+        "scale": Range(0.3, 10.0, "log"),
+        "iterations": Range(3, 10, "whole"),
+    },
     check=check,
     # A product is a pass forward with its derivative, and one backward: 4/3 of a step.
     draws=lambda problem, damping, iterations, scale: (1 + 4 / 3 * iterations) * len(problem.train),

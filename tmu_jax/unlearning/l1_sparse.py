@@ -23,6 +23,7 @@ from tmu_jax.stages import Progress
 from tmu_jax.training import Recipe, Stream, TrainedModel, fit, make_optimizer
 from tmu_jax.training.recipe import Optimizer
 from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.relabelling import equal_weights, true_targets
 from tmu_jax.unlearning.unlearned import UnlearnedModel, with_variables
 
@@ -109,6 +110,11 @@ l1_sparse = Method(
     run=run,
     recipe=RECIPE,
     options={"gamma": 1e-4},
+    ranges={
+        "gamma": Range(1e-6, 1e-3, "log"),
+        "learning_rate": Range(0.002, 0.2, "log"),
+        "epochs": Range(1, 5, "whole"),
+    },
     check=check,
     draws=lambda problem, gamma: len(problem.retain),
 )

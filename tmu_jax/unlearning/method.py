@@ -1,6 +1,7 @@
 """What an unlearning method is: a name, a recipe, how it relabels, what it needs, and its options."""
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +13,9 @@ from tmu_jax.data import ForgetProblem
 from tmu_jax.stages import Progress, Stage, key_for
 from tmu_jax.timing import Stopwatch
 from tmu_jax.training import Recipe, TrainedModel, fit
+from tmu_jax.training.packing import pack_recipe
 from tmu_jax.twin import TwinPrediction
+from tmu_jax.unlearning.ranges import OF_RECIPE, Range
 from tmu_jax.unlearning.relabelling import Relabel
 from tmu_jax.unlearning.unlearned import UnlearnedModel, as_unlearned, with_variables
 
@@ -66,6 +69,8 @@ class Method:
         well, the distributions that a bank of models gives; "rehearsal" where `run` takes a `Foretell` for
         `prediction=`; None: nothing.
       options: what `relabel` (or `run`) takes beside that, with the defaults.
+      ranges: where a search for its recipe looks (`tmu_jax.tune`): of options, and of the recipe's "learning_rate" and
+        "epochs".
       check: called with the options before any work; raises ValueError for values out of range.
       draws: images that an epoch draws, called with (problem, **options), for estimates of time; all of D by default.
         Of all epochs together where the recipe is a function.
@@ -80,6 +85,7 @@ class Method:
     recipe: Recipe | Callable[..., Recipe] | None = None
     needs: Literal["prediction", "bank", "rehearsal"] | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
     check: Callable[..., None] = lambda **options: None
     draws: Callable[..., float] = _every_image
     run: Callable[..., TrainedModel] | None = None
@@ -102,7 +108,16 @@ class Method:
             raise ValueError(f"method {self.name!r} needs a rehearsal and so must have run: relabel sees no model")
         if self.relabel is not None and self.recipe is None:
             raise ValueError(f"method {self.name!r} relabels and so needs a recipe")
+        known = {*self.options, *(OF_RECIPE if isinstance(self.recipe, Recipe) else ())}
+        unknown = sorted(set(self.ranges) - known)
+        if unknown:
+            raise ValueError(f"ranges of method {self.name!r} hold {unknown[0]!r}; it has: {', '.join(sorted(known))}")
         self.check(**self.options)
+
+    @property
+    def own_recipe(self) -> dict[str, Any] | None:
+        """The recipe as JSON values, its functions by their names; None where it goes by the original's or is none."""
+        return json.loads(json.dumps(pack_recipe(self.recipe))) if isinstance(self.recipe, Recipe) else None
 
     def configured(self, recipe: Recipe | None = None, options: Mapping[str, Any] | None = None) -> "Method":
         """The method with another recipe and other values of its options, checked.

@@ -6,6 +6,7 @@ import numpy as np
 from tmu_jax.data import ForgetProblem
 from tmu_jax.training import Recipe, Stream, TrainedModel
 from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.relabelling import Relabelling, equal_weights, true_targets
 
 RECIPE = Recipe(epochs=5, batch_size=128, learning_rate=0.01, schedule="cosine")
@@ -49,6 +50,11 @@ negative_gradient = Method(
     relabel,
     RECIPE,
     options={"alpha": 0.95},
+    ranges={
+        "alpha": Range(0.8, 0.999),
+        "learning_rate": Range(0.001, 0.1, "log"),
+        "epochs": Range(1, 3, "whole"),
+    },
     check=check,
     draws=lambda problem, alpha: 2 * len(problem.retain),
 )

@@ -5,6 +5,7 @@ import jax
 from tmu_jax.data import ForgetProblem
 from tmu_jax.training import Recipe, Stream, TrainedModel
 from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.relabelling import Relabelling, equal_weights, wrong_targets
 
 RECIPE = Recipe(epochs=5, batch_size=64, learning_rate=0.01, schedule="cosine")
@@ -16,4 +17,9 @@ def relabel(problem: ForgetProblem, original: TrainedModel, key: jax.Array) -> R
     return Relabelling(Stream((problem.train.indices,)), targets, equal_weights(problem))
 
 
-random_labeling = Method("random_labeling", relabel, RECIPE)
+random_labeling = Method(
+    "random_labeling",
+    relabel,
+    RECIPE,
+    ranges={"learning_rate": Range(0.0003, 0.1, "log"), "epochs": Range(1, 5, "whole")},
+)

@@ -12,6 +12,7 @@ import numpy as np
 from tmu_jax.data import ForgetProblem
 from tmu_jax.training import Recipe, Stream, TrainedModel
 from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.relabelling import Relabelling, draw_retained, equal_weights, soft_targets, true_targets
 
 
@@ -64,13 +65,27 @@ def relabel_with_targets(
     return Relabelling(Stream((rows,)), soft_targets(problem, targets), equal_weights(problem))
 
 
-rewarm = Method("rewarm", relabel, cycle, options={"share": 1.0, "epochs": 1, "peak": 1.0}, check=check, draws=draws)
+rewarm = Method(
+    "rewarm",
+    relabel,
+    cycle,
+    options={"share": 1.0, "epochs": 1, "peak": 1.0},
+    ranges={"share": Range(0.3, 1.0), "epochs": Range(1, 3, "whole"), "peak": Range(0.25, 2.0, "log")},
+    check=check,
+    draws=draws,
+)
 rewarm_twin = Method(
     "rewarm_twin",
     relabel_with_targets,
     cycle,
     needs="bank",
     options={"share": 0.5, "epochs": 2, "peak": 0.7, "copies": 2},
+    ranges={
+        "share": Range(0.3, 1.0),
+        "epochs": Range(1, 3, "whole"),
+        "peak": Range(0.25, 2.0, "log"),
+        "copies": Range(1, 3, "whole"),
+    },
     check=check,
     draws=draws,
 )

@@ -14,6 +14,7 @@ from tmu_jax.stages import Progress, ignore_progress
 from tmu_jax.training import TrainedModel
 from tmu_jax.unlearning import rewarm, soft_twin
 from tmu_jax.unlearning.method import Foretell, Method
+from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.unlearned import UnlearnedModel
 
 _TAUGHT = (
@@ -81,6 +82,13 @@ rewarm_rehearsed = Method(
     run=run,
     needs="rehearsal",
     options={"share": 1.0, "epochs": 1, "peak": 1.0, "replay": 2.0, "settling_epochs": 4, "rate": 0.2},
+    ranges={
+        "share": Range(0.3, 1.0),
+        "epochs": Range(1, 3, "whole"),
+        "peak": Range(0.25, 2.0, "log"),
+        "settling_epochs": Range(1, 4, "whole"),
+        "rate": Range(0.05, 0.5, "log"),
+    },
     check=check,
     draws=draws,
 )

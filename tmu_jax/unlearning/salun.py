@@ -25,6 +25,7 @@ from tmu_jax.stages import Progress
 from tmu_jax.training import Recipe, Stream, TrainedModel, but_frozen, fit
 from tmu_jax.unlearning.gradients import gradient_sum, sum_over
 from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.relabelling import equal_weights, wrong_targets
 from tmu_jax.unlearning.unlearned import UnlearnedModel, with_variables
 
@@ -103,4 +104,15 @@ def check(share: float) -> None:
         raise ValueError(f"share={share} must be above 0 and at most 1")
 
 
-salun = Method("salun", run=run, recipe=RECIPE, options={"share": 0.5}, check=check)
+salun = Method(
+    "salun",
+    run=run,
+    recipe=RECIPE,
+    options={"share": 0.5},
+    ranges={
+        "share": Range(0.1, 1.0),
+        "learning_rate": Range(0.0003, 0.1, "log"),
+        "epochs": Range(1, 5, "whole"),
+    },
+    check=check,
+)

@@ -28,6 +28,7 @@ from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.stages import PASS_WORK, Progress, ignore_progress
 from tmu_jax.training import Recipe, Stream, TrainedModel, Variables, fit, one_hot, predict
 from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.relabelling import equal_weights
 from tmu_jax.unlearning.unlearned import UnlearnedModel, with_variables
 
@@ -197,6 +198,13 @@ scrub = Method(
         "max_epochs": 2,
         "forget_batch": 512,
         "rewind": False,
+    },
+    ranges={
+        "alpha": Range(1e-4, 1.0, "log"),
+        "max_epochs": Range(1, 3, "whole"),
+        "forget_batch": Range(32, 512, "whole"),
+        "learning_rate": Range(1e-4, 0.05, "log"),
+        "epochs": Range(3, 5, "whole"),
     },
     check=check,
     draws=draws,

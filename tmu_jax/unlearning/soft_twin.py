@@ -8,6 +8,7 @@ import numpy as np
 from tmu_jax.data import ForgetProblem
 from tmu_jax.training import Recipe, Stream, TrainedModel
 from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.relabelling import Relabelling, draw_retained, equal_weights, soft_targets
 
 
@@ -53,6 +54,11 @@ soft_twin = Method(
     fine_tuning,
     needs="bank",
     options={"replay": 4.0, "epochs": 6, "rate": 0.05},
+    ranges={
+        "replay": Range(1.0, 8.0, "log"),
+        "epochs": Range(1, 6, "whole"),
+        "rate": Range(0.01, 0.5, "log"),
+    },
     check=check,
     draws=draws,
 )

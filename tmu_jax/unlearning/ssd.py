@@ -26,6 +26,7 @@ from tmu_jax.stages import Progress
 from tmu_jax.training import TrainedModel
 from tmu_jax.unlearning.gradients import num_blocks, squared_gradient, sum_over
 from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.unlearned import UnlearnedModel, with_parameters
 
 
@@ -94,6 +95,7 @@ ssd = Method(
     "ssd",
     run=run,
     options={"alpha": 10.0, "dampening": 1.0, "group": 1},
+    ranges={"alpha": Range(1.0, 100.0, "log"), "dampening": Range(0.1, 10.0, "log")},
     check=check,
     draws=lambda problem, alpha, dampening, group: len(problem.train),
 )

@@ -45,6 +45,7 @@ from tmu_jax.training import (
 )
 from tmu_jax.training.loop import pad_steps
 from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.relabelling import equal_weights, true_targets
 from tmu_jax.unlearning.unlearned import UnlearnedModel, with_variables
 
@@ -256,6 +257,11 @@ unsir = Method(
         "copies": 20,
         "per_class": 1000,
         "impair": 2.0,
+    },
+    ranges={
+        "copies": Range(1, 20, "whole"),
+        "impair": Range(0.1, 4.0, "log"),
+        "learning_rate": Range(3e-5, 0.01, "log"),
     },
     check=check,
     draws=draws,
