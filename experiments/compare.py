@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.protocol import command
 from experiments.protocol.experiment import Experiment, cifar
-from experiments.protocol.options import FAST, PAPER, QUICK, DataOptions, RunOptions
+from experiments.protocol.options import FAST, FROM_BANK, PAPER, QUICK, DataOptions, RunOptions
 from experiments.protocol.settings import Settings
 from experiments.report import compare as report_compare
 from tmu_jax.data import Dataset
@@ -71,7 +71,7 @@ def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
     for name in ("share", "part"):
         if not 0 < getattr(options, name) < 1:
             raise ValueError(f"{name}={getattr(options, name)} must lie between 0 and 1: it is a share of a class")
-    possible = [name for name, method in METHODS.items() if options.folds or method.needs != "bank"]
+    possible = [name for name, method in METHODS.items() if options.folds or method.needs not in FROM_BANK]
     methods = tuple(possible if options.methods == ("all",) else options.methods)
     for name in methods:
         if name in METHODS and name not in possible:

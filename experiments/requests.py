@@ -80,7 +80,7 @@ def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
     unknown = [name for name in options.within if name not in METHODS]
     if unknown:
         raise ValueError(f"within holds {unknown[0]!r}; choose among {', '.join(METHODS)}")
-    learners = {name for name, method in unlearning.METHODS.items() if method.needs == "bank"}
+    learners = {name for name, method in unlearning.METHODS.items() if method.needs in ("bank", "datamodels")}
     banked = [name for name in (*options.within, *options.baselines) if name in learners]
     if banked and not options.folds:
         raise ValueError(

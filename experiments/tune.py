@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from experiments.protocol import command
 from experiments.protocol.experiment import Experiment, cifar
-from experiments.protocol.options import FAST, PAPER, QUICK, DataOptions, RequestOptions, RunOptions
+from experiments.protocol.options import FAST, FROM_BANK, PAPER, QUICK, DataOptions, RequestOptions, RunOptions
 from experiments.protocol.settings import Settings
 from experiments.report import tune as report_tune
 from tmu_jax.data import Dataset
@@ -56,7 +56,8 @@ def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
     if options.tries < 1:
         raise ValueError(f"tries={options.tries} must be at least 1")
     bank = BankSettings(options.folds, options.repetitions, options.epochs_share)
-    known = [name for name, method in METHODS.items() if method.ranges and (options.folds or method.needs != "bank")]
+    has_bank = options.folds > 0
+    known = [name for name, method in METHODS.items() if method.ranges and (has_bank or method.needs not in FROM_BANK)]
     methods = known if options.methods == ("all",) else list(options.methods)
     for name in methods:
         if name not in known:

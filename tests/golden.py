@@ -25,6 +25,7 @@ from tmu_jax.data import Split
 from tmu_jax.models import AllCNN, ResNet, ViT
 from tmu_jax.preparation import BankSettings, Rehearsal
 from tmu_jax.preparation.building import prediction_from_bank, preparation_stage
+from tmu_jax.preparation.datamodels import datamodels_stage
 from tmu_jax.preparation.foretelling import InRequest
 from tmu_jax.preparation.rehearsal import foretelling_stage, rehearsal_stage
 from tmu_jax.stages import VERSIONS, Progress, Stage, key_for
@@ -92,14 +93,20 @@ def stages() -> dict[str, Stage]:
     found["foretelling"] = learnt = foretelling_stage(
         prepared, rehearsal_stage(prepared, METHODS["rewarm_rehearsed"], 8)
     )
+    datamodels = datamodels_stage(preparation_stage(*of_bank, with_twin=False))
     of_scratch = rehearsal_stage(preparation_stage(*of_bank), METHODS["rewarm_twin"], 8)
     found["rehearsal, twin model from scratch"] = of_scratch
     for name, method in METHODS.items():
         if method.reference is None:
-            labels = {"prediction": prediction, "bank": from_bank, "rehearsal": learnt, None: None}[method.needs]
-            if (
-                name == "unsir"
-            ):  # At its rate Adam goes far along rounding noise: the gradient of a bias before batch norm.
+            labels = {
+                "prediction": prediction,
+                "bank": from_bank,
+                "rehearsal": learnt,
+                "datamodels": datamodels,
+                None: None,
+            }[method.needs]
+            # At their rates Adam goes far along rounding noise: the gradient of a bias before batch norm.
+            if name in ("unsir", "datamodel_matching"):
                 method = method.configured(dataclasses.replace(RECIPE, epochs=1))
             found[name] = method.stage(problem, original, key, labels)
     one_cycle = dataclasses.replace(RECIPE, schedule="onecycle")

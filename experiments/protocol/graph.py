@@ -16,6 +16,7 @@ from experiments.protocol.settings import Settings
 from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.evaluation import Outputs
 from tmu_jax.preparation.building import prediction_from_bank, preparation_stage
+from tmu_jax.preparation.datamodels import datamodels_stage
 from tmu_jax.preparation.rehearsal import foretelling_stage, rehearsal_stage
 from tmu_jax.stages import PASS_WORK, VERSIONS, Stage, key_for, stage_hash
 from tmu_jax.training import Recipe, TrainedModel
@@ -135,6 +136,8 @@ class Graph:
         if method.needs == "rehearsal":
             size = len(self.request.problem.heldout)
             return foretelling_stage(self.rehearsing, rehearsal_stage(self.rehearsing, self.method(name), size))
+        if method.needs == "datamodels":
+            return datamodels_stage(self.prepared)
         return self.prediction_of(self.request.problem) if method.needs == "bank" else self.prediction
 
     def shown(self, name: str) -> dict[str, Stage]:

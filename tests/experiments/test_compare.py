@@ -13,6 +13,7 @@ import tmu_jax
 from experiments import compare
 from experiments.protocol import run as runner
 from experiments.protocol.graph import Graph
+from experiments.protocol.options import FROM_BANK
 from experiments.protocol.requests import make_requests
 from experiments.report import compare as report_compare
 from experiments.report import write as report
@@ -83,7 +84,7 @@ def test_all_methods_but_those_that_learn_from_a_bank_that_is_none(data, recipes
         return set(compare.arms(settings(data), asked, data)[0].methods)
 
     assert chosen() == set(tmu_jax.METHODS)
-    assert chosen(folds=0) == {name for name, method in tmu_jax.METHODS.items() if method.needs != "bank"}
+    assert chosen(folds=0) == {name for name, method in tmu_jax.METHODS.items() if method.needs not in FROM_BANK}
 
 
 @pytest.mark.parametrize(

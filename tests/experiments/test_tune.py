@@ -11,6 +11,7 @@ import tmu_jax
 from experiments import tune
 from experiments.protocol import run as runner
 from experiments.protocol.graph import Graph
+from experiments.protocol.options import FROM_BANK
 from experiments.protocol.requests import make_requests
 from experiments.report import write as report
 from experiments.report.misalignment import misalignment
@@ -52,7 +53,7 @@ def test_all_is_what_has_ranges_and_a_bank_where_it_learns_from_one(data):
     def chosen(**options):
         return tune.arms(settings(data), tune.Options(tries=1, **options), data)[0].methods[2:]
 
-    assert set(chosen()) == {n for n, m in tmu_jax.METHODS.items() if m.ranges and m.needs != "bank"}
+    assert set(chosen()) == {n for n, m in tmu_jax.METHODS.items() if m.ranges and m.needs not in FROM_BANK}
     assert set(chosen(folds=2)) == {n for n, m in tmu_jax.METHODS.items() if m.ranges}
 
 

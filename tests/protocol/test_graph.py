@@ -45,7 +45,7 @@ def twin_settings(**changes):
 ALL = set(names(graph()))
 LABELLED = {"twin", "twin_negative_gradient"}
 BANKED = {"bank_labels", "soft_twin", "rewarm_twin"}
-FROM_BANK = {"bank", "bank_prediction", "rewarm_rehearsed", *BANKED}
+FROM_BANK = {"bank", "bank_prediction", "rewarm_rehearsed", "datamodel_matching", *BANKED}
 AS_TRAINED = {"rewarm", "soft_twin", "rewarm_twin", "rewarm_rehearsed"}
 """Methods whose rate and schedule are the training's own."""
 UNTRAINED = {"ssd", "fisher", "influence"}

@@ -477,6 +477,11 @@ def test_the_published_defaults():
             {"noise_images": 256, "noise_steps": 40, "noise_rate": 0.1, "penalty": 0.1}
             | {"copies": 20, "per_class": 1000, "impair": 2.0},
         ),
+        "datamodel_matching": (
+            {"epochs": 5, "batch_size": 512, "learning_rate": 5e-4, "schedule": "constant"}
+            | {"optimizer": "adam", "weight_decay": 0.0},
+            {"replay": 3.0, "ridge": 1.0},
+        ),
         "ssd": ({}, {"alpha": 10, "dampening": 1, "group": 1}),
         "fisher": ({}, {"alpha": 1e-6, "power": 0.5, "most": 1000}),
         "influence": ({}, {"damping": 0.01, "iterations": 20, "scale": 1}),

@@ -54,7 +54,7 @@ def forget(chosen: options.Forget) -> bool:
         say([f"request {under_way.number} was closed on {under_way.closed}; {output} is complete"])
         return True
     start = keeping.find_start(ledger, folder, model, data, seed=None, heldout=chosen.heldout, folds=chosen.folds)
-    if isinstance(method, Method) and method.needs == "bank" and not start.settings.folds:
+    if isinstance(method, Method) and method.needs in ("bank", "datamodels") and not start.settings.folds:
         raise RefusedError(
             f"--method {chosen.method}: learns from a bank, and --folds 0 makes none; take another one, or "
             "prepare with --folds 2 in another --ledger"

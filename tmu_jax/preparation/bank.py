@@ -224,16 +224,22 @@ class Bank:
           ValueError: for a row on which no model may answer.
         """
         found = []
-        for repetition, (models, positions) in enumerate(zip(self.models, self._position, strict=True)):
+        for models, positions, chosen in zip(self.models, self._position, self.chosen(rows), strict=True):
+            of_folds = [model.log_probabilities(at[rows]) for model, at in zip(models, positions, strict=True)]
+            found.append(np.stack(of_folds)[chosen, np.arange(len(rows))])
+        return np.stack(found, axis=1)
+
+    def chosen(self, rows: np.ndarray) -> np.ndarray:
+        """Which model of each repetition answers on each image, int64[R, n]; arguments and errors as in `answers`."""
+        found = []
+        for repetition, positions in enumerate(self._position):
             drawn = np.random.default_rng([self._seed, repetition]).random((len(positions), len(positions[0])))
             may = np.stack(positions)[:, rows] >= 0
             if not may.any(0).all():
                 first = rows[~may.any(0)][0]
                 raise ValueError(f"row {first} was trained on by every model of the bank, or is not in it")
-            chosen = np.where(may, drawn[:, rows], -1.0).argmax(0)
-            of_folds = [model.log_probabilities(at[rows]) for model, at in zip(models, positions, strict=True)]
-            found.append(np.stack(of_folds)[chosen, np.arange(len(rows))])
-        return np.stack(found, axis=1)
+            found.append(np.where(may, drawn[:, rows], -1.0).argmax(0))
+        return np.stack(found)
 
     def without(self, rows: np.ndarray) -> "Bank":
         """The bank without its answers on rows int32[n]; which model was trained on them stays known."""

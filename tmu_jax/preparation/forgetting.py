@@ -14,6 +14,7 @@ from tmu_jax.data import ForgetProblem
 from tmu_jax.data.copies import copies_note, exact_copies
 from tmu_jax.evaluation.metrics import accuracy
 from tmu_jax.evaluation.outcome import LEAST_POINTS, State
+from tmu_jax.preparation.datamodels import datamodels_of
 from tmu_jax.preparation.findings import Findings
 from tmu_jax.preparation.foretelling import InRequest
 from tmu_jax.preparation.grid import candidates, rehearse_candidates
@@ -182,7 +183,7 @@ def _usable(prepared: Prepared, method: Method) -> Method:
     """The method, if it forgets and has what it needs; else a ValueError."""
     if method.reference == "original":
         raise ValueError("method='original' forgets nothing; choose another one")
-    if method.needs == "bank" and prepared.bank is None:
+    if method.needs in ("bank", "datamodels") and prepared.bank is None:
         raise ValueError(f"method={method.name!r} learns from a bank, and folds=0 left none; prepare with folds=2")
     return method
 
@@ -199,7 +200,8 @@ def _learnt(
         assert rehearsal is not None
         return None, given(InRequest(prepared, rehearsal.answers))
     prediction = prepared.prediction(problem, published=True) if method.needs == "prediction" else by_bank
-    return prediction, given(prediction) if method.needs is not None else None
+    needed = datamodels_of(prepared) if method.needs == "datamodels" else prediction
+    return prediction, given(needed) if method.needs is not None else None
 
 
 def _apply(

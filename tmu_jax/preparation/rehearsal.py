@@ -16,13 +16,14 @@ import numpy as np
 from tmu_jax.boundary import checked
 from tmu_jax.data import Split
 from tmu_jax.evaluation import metrics
+from tmu_jax.preparation.datamodels import datamodels_of
 from tmu_jax.preparation.foretelling import InRehearsal, InRequest
 from tmu_jax.preparation.prepared import Prepared
 from tmu_jax.stages import VERSIONS, Progress, Stage, compute, given, key_for
 from tmu_jax.training import TrainedModel, predict
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning import Method, MethodName, as_method
-from tmu_jax.unlearning.method import Foretell
+from tmu_jax.unlearning.method import Foretell, PredictLogits
 
 Z = 1.959963984540054
 """Half width of a 95 % interval in standard errors."""
@@ -139,11 +140,13 @@ def rehearse(
         drawn = np.sort(np.asarray(jax.random.permutation(key_for(own, "draw"), len(heldout)))[:size])
         problem = prepared.twin_problem(heldout.indices[drawn])
         foretell = InRehearsal(prepared)
-        needed: TwinPrediction | Foretell | None = None
+        needed: TwinPrediction | Foretell | PredictLogits | None = None
         if method.needs == "rehearsal":
             needed = foretell
         elif method.needs == "bank":
             needed = prepared.twin_prediction(problem)
+        elif method.needs == "datamodels":
+            needed = datamodels_of(prepared)
         stage = method.stage(problem, given(twin), own, None if needed is None else given(needed))
         left = compute(stage, None if progress is None else lambda part: progress(f"rehearsal of {part}"))
         share = method.work(problem) / prepared.retraining_work(problem)

@@ -19,6 +19,7 @@ from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, TwinSettings, predict
 from tmu_jax.unlearning import (
     bad_teacher,
     bank_labels,
+    datamodel_matching,
     finetune,
     fisher,
     influence,
@@ -63,6 +64,7 @@ MethodName = Literal[
     "unsir",
     "fisher",
     "influence",
+    "datamodel_matching",
 ]
 """The names of the methods that come with the package, for type checkers."""
 
@@ -89,6 +91,7 @@ METHODS: dict[str, Method] = {
         unsir.unsir,
         fisher.fisher,
         influence.influence,
+        datamodel_matching.datamodel_matching,
     )
 }
 """Methods by name; add your own: `METHODS["mine"] = Method("mine", relabel, Recipe(epochs=2))`, and give
@@ -185,6 +188,11 @@ def unlearn(
     if method.needs == "rehearsal":
         raise ValueError(
             f"method={method.name!r} learns from its rehearsal; use tmu_jax.prepare(…) and forget(…, method=…)"
+        )
+    if method.needs == "datamodels":
+        raise ValueError(
+            f"method={method.name!r} learns from datamodels, which are fitted on a bank; "
+            "use tmu_jax.prepare(…) and forget(…, method=…)"
         )
     if method.needs is not None:
         if prediction is not None and len(prediction.easy) != len(problem.forget):

@@ -7,14 +7,15 @@ the noise would have no bound: 1/F counts up to `most`. It takes as many derivat
 classes.
 
 The paper's formula has the power 1/4, with α = λσ², and no number for it that is not of its own sets; the authors' code
-has the power 1/2, which is the default here with the code's numbers. The code does three things more that the text
-does not have, and which are not here: it averages the variance over a kernel's inputs, takes ten times of it for the
-last layer and for norms, and where a whole class is forgotten sets that class's weights in the last layer to noise
-around 0.
+has the power 1/2, which is the default here with the code's numbers. The code does four things more that the text
+does not have, and which are not here: it averages the variance over a kernel's inputs, lets 1/F of the last layer count
+up to a tenth of `most`, takes ten times the variance for the last layer and for all vectors (norms and biases), and
+where a whole class is forgotten sets that class's weights in the last layer to noise around 0.
 
 References:
   Golatkar et al., Eternal Sunshine of the Spotless Net: Selective Forgetting in Deep Networks, 2020 (arXiv
-  1911.04933), Fisher forgetting; α = 10⁻⁶ is what its code was run with by Foster et al. 2024 (arXiv 2308.07707).
+  1911.04933), Fisher forgetting; α = 10⁻⁶ is what its code runs with, and what Foster et al. 2024 (arXiv
+  2308.07707) ran it with.
 """
 
 from typing import Any

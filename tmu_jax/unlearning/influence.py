@@ -6,8 +6,8 @@ b is how the gradient changes as each image's weight goes from 1/|D| to 1/|D_r|,
 Jᵀ (diag p − p pᵀ) J of the mean cross-entropy on D: its Hessian where the network is linear, and never negative, as
 conjugate gradients need and a network's Hessian is not. It is used in products with vectors alone, each a pass over D.
 
-The authors of the unlearning form take the inverse of WoodFisher, from the gradients of some 1,000 images one at a time
-without a damping of its own; conjugate gradients are those of Koh and Liang, and so is the damping of 0.01.
+The authors of the unlearning form take the inverse of WoodFisher, from the gradients of some 1,000 images of D_r, one
+at a time without a damping of its own; conjugate gradients are those of Koh and Liang, and so is the damping of 0.01.
 
 References:
   Koh and Liang, Understanding Black-box Predictions via Influence Functions, 2017 (arXiv 1703.04730), Sections 3 and

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import jax
+import numpy as np
 
 from tmu_jax.data import ForgetProblem
 from tmu_jax.stages import Progress, Stage, key_for
@@ -34,7 +35,7 @@ _TAKEN = frozenset(
         "targets",
     }
 )
-NEEDS = ("prediction", "bank", "rehearsal", None)
+NEEDS = ("prediction", "bank", "rehearsal", "datamodels", None)
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -52,6 +53,21 @@ class Foretell(Protocol):
         """Args: model: what the method has come to; problem: the request."""
 
 
+class PredictLogits(Protocol):
+    """Predicts logits of a model trained without D_f; see `tmu_jax.preparation.datamodels`.
+
+    Attributes:
+      trainings: on which it rests, of each image.
+      seconds_by_part: run time of what it was fitted on.
+    """
+
+    trainings: int
+    seconds_by_part: Mapping[str, float]
+
+    def __call__(self, problem: ForgetProblem, rows: np.ndarray, logits: np.ndarray, ridge: float) -> np.ndarray:
+        """Args: problem: the request; rows: int32[n] of D; logits: of M_o on them; ridge: weight of the penalty."""
+
+
 def _every_image(problem: ForgetProblem, **options: Any) -> float:
     return len(problem.train)
 
@@ -67,7 +83,7 @@ class Method:
         options, `recipe(training, **options)`, for a method that goes on as the training did.
       needs: "prediction" where `relabel` takes `easy=`, the generalization labels; "bank" where it takes `targets=` as
         well, the distributions that a bank of models gives; "rehearsal" where `run` takes a `Foretell` for
-        `prediction=`; None: nothing.
+        `prediction=`, "datamodels" where it takes a `PredictLogits`; None: nothing.
       options: what `relabel` (or `run`) takes beside that, with the defaults.
       ranges: where a search for its recipe looks (`tmu_jax.tune`): of options, and of the recipe's "learning_rate" and
         "epochs".
@@ -83,7 +99,7 @@ class Method:
     name: str
     relabel: Relabel | None = None
     recipe: Recipe | Callable[..., Recipe] | None = None
-    needs: Literal["prediction", "bank", "rehearsal"] | None = None
+    needs: Literal["prediction", "bank", "rehearsal", "datamodels"] | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
     check: Callable[..., None] = lambda **options: None
@@ -104,8 +120,8 @@ class Method:
             raise ValueError(f"options of method {self.name!r} hold {taken[0]!r}, which every method is called with")
         if (self.relabel is None) == (self.run is None):
             raise ValueError(f"method {self.name!r} must have one of relabel and run")
-        if self.needs == "rehearsal" and self.run is None:
-            raise ValueError(f"method {self.name!r} needs a rehearsal and so must have run: relabel sees no model")
+        if self.needs in ("rehearsal", "datamodels") and self.run is None:
+            raise ValueError(f"method {self.name!r} needs {self.needs!r} and so must have run: relabel sees no model")
         if self.relabel is not None and self.recipe is None:
             raise ValueError(f"method {self.name!r} relabels and so needs a recipe")
         known = {*self.options, *(OF_RECIPE if isinstance(self.recipe, Recipe) else ())}
@@ -143,7 +159,8 @@ class Method:
           problem: the request.
           original: the stage of M_o.
           key: a PRNG key, of the whole request.
-          prediction: the stage of the generalization labels, or of a `Foretell`, for a method that needs them.
+          prediction: the stage of the generalization labels, or of a `Foretell` or `PredictLogits`, for a method that
+            needs them.
         """
         # The key for retraining is the training's own: a gold model can be had again by the key it was made with.
         own_key = key if self.reference is not None else key_for(key, f"method {self.name}")
@@ -194,7 +211,7 @@ class Method:
         problem: ForgetProblem,
         original: TrainedModel,
         key: jax.Array,
-        prediction: TwinPrediction | Foretell | None = None,
+        prediction: TwinPrediction | Foretell | PredictLogits | None = None,
         progress: Progress | None = None,
     ) -> UnlearnedModel:
         """Unlearns; its seconds include the making of the relabelling and, where it needs one, the prediction."""
@@ -231,7 +248,7 @@ class Method:
         problem: ForgetProblem,
         original: TrainedModel,
         key: jax.Array,
-        prediction: TwinPrediction | Foretell | None,
+        prediction: TwinPrediction | Foretell | PredictLogits | None,
         progress: Progress | None,
     ) -> TrainedModel:
         recipe_or_none = self.recipe

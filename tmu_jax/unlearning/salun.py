@@ -4,14 +4,15 @@
     θ = m ⊙ (θ_o + Δ) + (1 − m) ⊙ θ_o, with Δ by fine-tuning on wrong labels for D_f and the true ones for D_r
 
 The parameters outside of the mask stay exactly as they were: neither weight decay nor momentum moves them, as the first
-releases of the authors' code let them. That code also takes a step of its optimiser after each batch of the gradient,
-so that only the first is the original's; draws the random labels anew in each epoch, among them the true one; and in
-one release sorts the gradients so that the smallest are taken. The paper's text has none of this.
+releases of the authors' code let them. Those also took a step of the optimiser after each batch of the gradient, so
+that only the first was the original's, and sorted the gradients so that the smallest were taken; later releases do
+neither. All draw the random labels anew in each epoch, among them the true one. The paper's text has none of this.
 
 References:
   Fan et al., SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both Image Classification and
   Generation, 2024 (arXiv 2310.12508), Eqs. 3 to 5; half of the parameters, as there. 10 epochs, batches of 256, the
-  learning rate and its schedule are the defaults of the authors' program.
+  learning rate and its schedule are the defaults of the authors' program; its README's example (a tenth of CIFAR-10,
+  ResNet-18) has the rate 0.013.
 """
 
 from typing import Any

@@ -11,7 +11,8 @@ that number; 1 is the paper's formula.
 
 References:
   Foster et al., Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening, 2024 (arXiv
-  2308.07707): α = 10 and λ = 1, as its code has them for random forgetting.
+  2308.07707): α = 10 and λ = 1, as its code has them for random forgetting by
+  every network.
 """
 
 from typing import Any
