@@ -480,6 +480,7 @@ def test_the_published_defaults():
         "ssd": ({}, {"alpha": 10, "dampening": 1, "group": 1}),
         "fisher": ({}, {"alpha": 1e-6, "power": 0.5, "most": 1000}),
         "influence": ({}, {"damping": 0.01, "iterations": 20, "scale": 1}),
+        "amnesiac": ({}, {"statistics": 1, "repair": 0}),
     }
     for name, (recipe, options) in expected.items():
         method = METHODS[name]
@@ -492,6 +493,7 @@ def test_the_published_defaults():
         "ssd",
         "fisher",
         "influence",
+        "amnesiac",
     }
     assert {name for name, method in METHODS.items() if method.needs == "prediction"} == {
         "twin",

@@ -135,6 +135,7 @@ def forget(
     problem = prepared.problem(request)
     if method != "auto":
         method = _usable(prepared, as_method(method).configured(None, options))
+        method.check_request(problem, prepared.model)
     elif options:
         raise ValueError(f"options {sorted(options)} have no use with method='auto'; name the method")
     key = key_for(prepared.key, f"forget {len(prepared.forgotten)}") if key is None else key

@@ -16,6 +16,7 @@ from tmu_jax.training import Recipe, TrainedModel
 from tmu_jax.training.checking import refuse_misfit
 from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, TwinSettings, prediction_stage, trains_afresh
 from tmu_jax.unlearning import (
+    amnesiac,
     bad_teacher,
     bank_labels,
     finetune,
@@ -60,6 +61,7 @@ MethodName = Literal[
     "unsir",
     "fisher",
     "influence",
+    "amnesiac",
 ]
 """The names of the methods that come with the package, for type checkers."""
 
@@ -86,6 +88,7 @@ METHODS: dict[str, Method] = {
         unsir.unsir,
         fisher.fisher,
         influence.influence,
+        amnesiac.amnesiac,
     )
 }
 """Methods by name; add your own: `METHODS["mine"] = Method("mine", relabel, Recipe(epochs=2))`, and give
@@ -127,8 +130,8 @@ def unlearn(
 
     Raises:
       ValueError: before any work, for a name that is no method, an option that the method does not have, values that
-        it cannot use, a model that does not fit the images, and a request that keeps images which `original` forgot
-        before.
+        it cannot use, a model that does not fit the images or lacks what the method takes from it, and a request that
+        keeps images which `original` forgot before.
     """
     if isinstance(method, str):
         if method not in METHODS:
@@ -146,6 +149,7 @@ def unlearn(
     refuse_misfit(original, problem.pool)
     # What is asked for anew, in D_f, may be drawn: a method may go on where another has left off.
     refuse_forgotten(original, np.concatenate([problem.retain.indices, problem.heldout.indices]), "problem")
+    method.check_request(problem, original)
     model, labels = given(original), None
     if method.needs == "bank" and (prediction is None or prediction.targets is None):
         raise ValueError(

@@ -71,6 +71,10 @@ class Method:
         Of all epochs together where the recipe is a function.
       run: for methods that are no relabelling: called as `run(problem, original, key, progress=…, **options)`, with
         `prediction=` where it is needed and `recipe=` where there is one; returns a `TrainedModel` or `UnlearnedModel`.
+      check_request: called with (problem, original) before any work; raises ValueError where the original lacks what
+        the method takes from it.
+      needs_updates: whether that is what its training kept of D_f's steps, `train(…, updates_of=…)`: the experiments
+        train such an original for it.
       reference: "original" or "gold" for the two ends of the scale: the experiments have those models already.
       version: of its code; raise it when its numbers change, and models that are kept under the old one are not used.
     """
@@ -83,6 +87,8 @@ class Method:
     check: Callable[..., None] = lambda **options: None
     draws: Callable[..., float] = _every_image
     run: Callable[..., TrainedModel] | None = None
+    check_request: Callable[[ForgetProblem, TrainedModel], None] = lambda problem, original: None
+    needs_updates: bool = False
     reference: Literal["original", "gold"] | None = None
     version: int = 1
 
