@@ -60,8 +60,8 @@ class Updates:
         sizes = name_some([str(len(group)) for group in self.groups])
         raise ValueError(
             f"the updates that the training kept are of groups of {sizes} rows, none of which are the {len(wanted)} "
-            f"rows {name_some(map(str, wanted.tolist()))} of this request: a sum is of exactly the rows that were named "
-            "together; train with these among updates_of=, or ask for one of its groups"
+            f"rows {name_some(map(str, wanted.tolist()))} of this request: a sum is of exactly the rows that were "
+            "named together; train with these among updates_of=, or ask for one of its groups"
         )
 
     def without(self, variables: Variables, group: int, but: tuple[str, ...] = ()) -> Variables:

@@ -24,6 +24,7 @@ from tmu_jax.unlearning import (
     influence,
     l1_sparse,
     negative_gradient,
+    ntk,
     random_labeling,
     reference,
     rewarm,
@@ -62,6 +63,7 @@ MethodName = Literal[
     "fisher",
     "influence",
     "amnesiac",
+    "ntk",
 ]
 """The names of the methods that come with the package, for type checkers."""
 
@@ -89,6 +91,7 @@ METHODS: dict[str, Method] = {
         fisher.fisher,
         influence.influence,
         amnesiac.amnesiac,
+        ntk.ntk,
     )
 }
 """Methods by name; add your own: `METHODS["mine"] = Method("mine", relabel, Recipe(epochs=2))`, and give

@@ -42,8 +42,8 @@ def kept_updates(problem: ForgetProblem, original: TrainedModel) -> tuple[Update
     if original.updates is None:
         raise ValueError(
             "original.updates=None: method 'amnesiac' takes back updates that the original's training kept; train it "
-            "by tmu_jax.train(…, updates_of=problem.forget.indices). A model that was wrapped, or has forgotten before, "
-            "has none"
+            "by tmu_jax.train(…, updates_of=problem.forget.indices). A model that was wrapped, or has forgotten "
+            "before, has none"
         )
     return original.updates, original.updates.number_of(problem.forget.indices)
 
