@@ -181,7 +181,7 @@ class Graph:
     ) -> Stage:
         """A training from scratch."""
         recipe = self.settings.recipe
-        kept = {} if updates_of is None else {"updates_of": updates_of}
+        kept: dict[str, Any] = {} if updates_of is None else {"updates_of": updates_of}
         key = key_for(jax.random.key(self.request.seeds.training), purpose)
         return Stage(
             kind,

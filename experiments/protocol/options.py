@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from tmu_jax.unlearning import MethodName
 
-RIVALS = ("ssd", "scrub", "salun", "l1_sparse", "unsir", "fisher", "influence", "amnesiac", "ntk")
+RIVALS = ("ssd", "scrub", "salun", "l1_sparse", "unsir", "fisher", "influence", "amnesiac", "ntk", "sisa")
 """Methods that a run has where it names them: some take longer than a retraining."""
 DEFAULT_METHODS: tuple[str, ...] = tuple(name for name in get_args(MethodName) if name not in RIVALS)
 
@@ -124,7 +124,8 @@ class MethodOptions:
     """What is compared."""
 
     methods: tuple[str, ...] = DEFAULT_METHODS
-    """Unlearning methods, by name. Also ssd, scrub, salun, l1_sparse, unsir, fisher, influence, amnesiac and ntk."""
+    """Unlearning methods, by name. Also ssd, scrub, salun, l1_sparse, unsir, fisher, influence, amnesiac, ntk and
+    sisa."""
 
 
 SPARE: dict[str, Any] = {"heldout_source": "test", "ratio": "dataset", "threshold": "half", "twin_replay": 1.0}

@@ -31,6 +31,7 @@ from tmu_jax.unlearning import (
     rewarm_rehearsed,
     salun,
     scrub,
+    sisa,
     soft_twin,
     ssd,
     twin,
@@ -64,6 +65,7 @@ MethodName = Literal[
     "influence",
     "amnesiac",
     "ntk",
+    "sisa",
 ]
 """The names of the methods that come with the package, for type checkers."""
 
@@ -92,6 +94,7 @@ METHODS: dict[str, Method] = {
         influence.influence,
         amnesiac.amnesiac,
         ntk.ntk,
+        sisa.sisa,
     )
 }
 """Methods by name; add your own: `METHODS["mine"] = Method("mine", relabel, Recipe(epochs=2))`, and give

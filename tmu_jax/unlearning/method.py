@@ -11,7 +11,7 @@ import jax
 from tmu_jax.data import ForgetProblem
 from tmu_jax.stages import Progress, Stage, key_for
 from tmu_jax.timing import Stopwatch
-from tmu_jax.training import Recipe, TrainedModel, fit
+from tmu_jax.training import ModuleLike, Recipe, TrainedModel, fit
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning.relabelling import Relabel
 from tmu_jax.unlearning.unlearned import UnlearnedModel, as_unlearned, with_variables
@@ -75,6 +75,7 @@ class Method:
         the method takes from it.
       needs_updates: whether that is what its training kept of D_f's steps, `train(…, updates_of=…)`: the experiments
         train such an original for it.
+      module_of: called with (the original's module, **options): the module of the result, where it is another one.
       reference: "original" or "gold" for the two ends of the scale: the experiments have those models already.
       version: of its code; raise it when its numbers change, and models that are kept under the old one are not used.
     """
@@ -89,6 +90,7 @@ class Method:
     run: Callable[..., TrainedModel] | None = None
     check_request: Callable[[ForgetProblem, TrainedModel], None] = lambda problem, original: None
     needs_updates: bool = False
+    module_of: Callable[..., ModuleLike] = lambda module, **options: module
     reference: Literal["original", "gold"] | None = None
     version: int = 1
 
