@@ -82,6 +82,16 @@ def stages() -> dict[str, Stage]:
         TrainedModel,
         VERSIONS["training"],
     )
+    keeping = dataclasses.replace(
+        original,
+        make=lambda progress: tmu_jax.train(
+            TinyNet(),
+            problem.train,
+            key=key_for(key, "original"),
+            recipe=RECIPE,
+            updates_of=problem.forget.indices,
+        ),
+    )
     prediction = prediction_stage(problem, original, key, SETTINGS)
     found = {stage.kind: stage for stage in prediction.with_ancestors()}
     heldout = Split(problem.pool, problem.heldout.indices)
@@ -108,7 +118,7 @@ def stages() -> dict[str, Stage]:
             # At their rates Adam goes far along rounding noise: the gradient of a bias before batch norm.
             if name in ("unsir", "datamodel_matching"):
                 method = method.configured(dataclasses.replace(RECIPE, epochs=1))
-            found[name] = method.stage(problem, original, key, labels)
+            found[name] = method.stage(problem, keeping if method.needs_updates else original, key, labels)
     one_cycle = dataclasses.replace(RECIPE, schedule="onecycle")
     cycled = dataclasses.replace(
         original,

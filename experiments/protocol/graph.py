@@ -44,6 +44,14 @@ class Graph:
         return self._trained("original", "original model", self.request.problem.train, "original ")
 
     @functools.cached_property
+    def original_with_updates(self) -> Stage:
+        """M_o again, from the same key, by a training that keeps the updates of this request's images."""
+        problem = self.request.problem
+        return self._trained(
+            "original", "original model with updates", problem.train, "original ", updates_of=problem.forget.indices
+        )
+
+    @functools.cached_property
     def gold(self) -> Stage:
         """M_g, trained on D_r."""
         return self._trained("gold", "gold model", self.request.problem.retain, f"gold {self.request.name}")
@@ -128,7 +136,8 @@ class Graph:
         if method.reference is not None:
             return {"original": self.original, "gold": self.gold}[method.reference]
         labels = None if method.needs is None else self.labels(name)
-        return method.stage(self.request.problem, self.original, self.unlearning_key, labels)
+        original = self.original_with_updates if method.needs_updates else self.original
+        return method.stage(self.request.problem, original, self.unlearning_key, labels)
 
     def labels(self, name: str) -> Stage:
         """What a method learns of the forgotten images: the published labels, the bank's, or a rehearsal's."""
@@ -184,14 +193,17 @@ class Graph:
         where = stage_hash({str(i): indices for i, indices in enumerate(sets)})
         return {(stage.name, where): PASS_WORK * sum(map(len, sets)) for stage in evaluated}
 
-    def _trained(self, kind: str, label: str, split: Split, purpose: str) -> Stage:
+    def _trained(
+        self, kind: str, label: str, split: Split, purpose: str, updates_of: np.ndarray | None = None
+    ) -> Stage:
         """A training from scratch."""
         recipe = self.settings.recipe
+        kept: dict[str, Any] = {} if updates_of is None else {"updates_of": updates_of}
         key = key_for(jax.random.key(self.request.seeds.training), purpose)
         return Stage(
             kind,
             label,
-            lambda progress: tmu_jax.train(self.module, split, key=key, recipe=recipe, progress=progress),
+            lambda progress: tmu_jax.train(self.module, split, key=key, recipe=recipe, progress=progress, **kept),
             TrainedModel,
             VERSIONS["training"],
             made_from={
@@ -201,6 +213,7 @@ class Graph:
                 "recipe": pack_recipe(recipe),
                 "rows": split.indices,
                 "key": key,
+                **kept,
             },
             work=recipe.epochs * len(split),
         )

@@ -6,7 +6,19 @@ from typing import Any, Literal, get_args
 
 from tmu_jax.unlearning import MethodName
 
-RIVALS = ("ssd", "scrub", "salun", "l1_sparse", "unsir", "fisher", "influence", "datamodel_matching")
+RIVALS = (
+    "ssd",
+    "scrub",
+    "salun",
+    "l1_sparse",
+    "unsir",
+    "fisher",
+    "influence",
+    "amnesiac",
+    "ntk",
+    "sisa",
+    "datamodel_matching",
+)
 """Methods that a run has where it names them: some take longer than a retraining."""
 FROM_BANK = ("bank", "datamodels")
 """What a method needs that only a bank of models gives."""
@@ -126,7 +138,8 @@ class MethodOptions:
     """What is compared."""
 
     methods: tuple[str, ...] = DEFAULT_METHODS
-    """Unlearning methods, by name. Also ssd, scrub, salun, l1_sparse, unsir, fisher, influence, datamodel_matching."""
+    """Unlearning methods, by name. Also ssd, scrub, salun, l1_sparse, unsir, fisher, influence, amnesiac, ntk, sisa and
+    datamodel_matching."""
 
 
 SPARE: dict[str, Any] = {"heldout_source": "test", "ratio": "dataset", "threshold": "half", "twin_replay": 1.0}

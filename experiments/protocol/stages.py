@@ -10,9 +10,10 @@ from experiments.protocol.makers import Makers
 from experiments.protocol.progress import Display
 from tmu_jax.stages import Stage
 from tmu_jax.store import Saved, StageStore
-from tmu_jax.training import TrainedModel
+from tmu_jax.training import ModuleLike, TrainedModel
 from tmu_jax.training.packing import pack, unpack_model, unpack_plain
 from tmu_jax.twin import TwinPrediction
+from tmu_jax.unlearning import METHODS
 from tmu_jax.unlearning.unlearned import as_unlearned
 
 
@@ -40,7 +41,7 @@ class Stages:
             is_found = False
             by = makers.begun(self._store.partial(stage.name), self._now)
             made = stage.make(**self._needed(stage), progress=self._display.start(description))
-            if getattr(made, "module", self._module) != self._module:
+            if getattr(made, "module", self._module_of(stage)) != self._module_of(stage):
                 raise ValueError(f"method {stage.kind!r} returned another module; the experiments keep the original's")
             saved = pack(made)
             own = {stage.name: {"label": stage.label, "by": by}}
@@ -73,10 +74,15 @@ class Stages:
             self._values[stage.name] = self.value(stage)
         return self._values[stage.name]
 
+    def _module_of(self, stage: Stage) -> ModuleLike:
+        """The module of a stage's model: every model's, or what a method makes of it."""
+        method = METHODS.get(stage.kind)
+        return self._module if method is None else method.module_of(self._module, **stage.made_from.get("options", {}))
+
     def _unpack(self, stage: Stage, saved: Saved) -> Any:
         if not issubclass(stage.value, TrainedModel):
             return unpack_plain(stage.value, saved)
-        model = unpack_model(saved, self._module)
+        model = unpack_model(saved, self._module_of(stage))
         if stage.value is TrainedModel:
             return model
         prediction = None

@@ -64,7 +64,8 @@ def test_a_preset_only_sets_defaults():
 
 
 def test_methods_that_take_longer_than_a_retraining_run_where_they_are_named():
-    rivals = {"ssd", "scrub", "salun", "l1_sparse", "unsir", "fisher", "influence", "datamodel_matching"}
+    rivals = {"ssd", "scrub", "salun", "l1_sparse", "unsir", "fisher", "influence", "amnesiac", "ntk", "sisa"}
+    rivals |= {"datamodel_matching"}
     assert set(Options().methods) == set(get_args(MethodName)) - rivals
 
 

@@ -13,7 +13,7 @@ from tests.preparation.made import CALL, DATA, RECIPE, gathered_rows
 from tests.tiny import TinyNet, tiny_data
 from tmu_jax import forget, refresh, training
 from tmu_jax.preparation import judging
-from tmu_jax.preparation.forgetting import expected_accuracy
+from tmu_jax.preparation.judging import expected_accuracy
 from tmu_jax.preparation.rehearsal import Estimate, Rehearsal
 from tmu_jax.training import predict
 

@@ -46,9 +46,9 @@ ALL = set(names(graph()))
 LABELLED = {"twin", "twin_negative_gradient"}
 BANKED = {"bank_labels", "soft_twin", "rewarm_twin"}
 FROM_BANK = {"bank", "bank_prediction", "rewarm_rehearsed", "datamodel_matching", *BANKED}
-AS_TRAINED = {"rewarm", "soft_twin", "rewarm_twin", "rewarm_rehearsed"}
+AS_TRAINED = {"rewarm", "soft_twin", "rewarm_twin", "rewarm_rehearsed", "sisa"}
 """Methods whose rate and schedule are the training's own."""
-UNTRAINED = {"ssd", "fisher", "influence"}
+UNTRAINED = {"ssd", "fisher", "influence", "amnesiac", "ntk"}
 """Methods that train nothing."""
 FROM_FEATURES = {"features", "prediction", *LABELLED}
 METHOD_STAGES = {name for name, method in METHODS.items() if method.reference is None}

@@ -141,6 +141,24 @@ def test_every_method_that_a_command_runs_by_default_has_records_and_a_place_in_
     assert "rewarm rehearsed" in (tmp_path / "report.md").read_text()
 
 
+def test_methods_with_an_original_or_a_module_of_their_own_have_records(data, tmp_path):
+    """`amnesiac` has an original that kept its updates, the other one's equal; `sisa` leaves an ensemble."""
+    arm = settings(data, num_forget=2, methods=("original", "retrain", "amnesiac", "ntk", "sisa"))
+    pooled = {r["method"]: r for r in run(arm, data, tmp_path) if r["target_class"] == "all"}
+    assert {"amnesiac", "ntk", "sisa"} <= set(pooled)
+    assert set(pooled["sisa"]["seconds_by_part"]) == {"shards", "unlearning"}
+    assert "steps of the training held a forgotten image" in str(pooled["amnesiac"]["notes"])
+    graph = Graph(arm, make_requests(arm, data)[0], TinyNet())
+    store = StageStore(tmp_path / "stages", warn=pytest.fail)
+    keeping, plain = (store.load(stage.name).arrays for stage in (graph.original_with_updates, graph.original))
+    chex.assert_trees_all_equal(keeping["variables"], plain["variables"])
+    assert "updates" in keeping
+    assert "updates" not in plain
+    (tmp_path / "results.jsonl").unlink()
+    again = {r["method"]: r for r in run(arm, data, tmp_path) if r["target_class"] == "all"}  # from what is kept
+    assert {name: again[name]["kl"] for name in arm.methods} == {name: pooled[name]["kl"] for name in arm.methods}
+
+
 def test_records_agree_with_each_other(finished):
     _, records = finished
     by_cell = {(r["target_class"], r["method"]): r for r in records}

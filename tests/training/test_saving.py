@@ -82,7 +82,7 @@ def test_a_users_own_needs_one(tmp_path):
     trained().save(tmp_path / "m", "msgpack")
     with pytest.raises(ValueError, match=r"module is needed: .*m holds a 'TinyNet', which is none of ours"):
         tmu_jax.load(tmp_path / "m")
-    with pytest.raises(TypeError, match="module='TinyNet' must be a Module or a TrainedModel or None, not a str"):
+    with pytest.raises(TypeError, match=r"module='TinyNet' must be a Module or an Adapter .* or None, not a str"):
         tmu_jax.load(tmp_path / "m", "TinyNet")
 
 

@@ -66,7 +66,8 @@ QUICK = {"original", "retrain", "negative_gradient", "bad_teacher", "twin", "rew
     "name",
     [
         pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
-        for name in sorted(set(tmu_jax.METHODS) - {"rewarm_rehearsed", "datamodel_matching"})
+        # A finished model was not trained here, and so has no updates for `amnesiac`; `sisa` makes another classifier.
+        for name in sorted(set(tmu_jax.METHODS) - {"rewarm_rehearsed", "datamodel_matching", "amnesiac", "sisa"})
     ],
 )
 def test_every_method_takes_an_nnx_module(name, problem, of_nnx, prediction):

@@ -19,7 +19,7 @@ from tmu_jax.unlearning import METHODS
 
 KEY = jax.random.key(5)
 SHORT = Recipe(epochs=2, batch_size=20, schedule="constant")
-RIVALS = ("ssd", "scrub", "salun", "l1_sparse", "unsir", "fisher", "influence")
+RIVALS = ("ssd", "scrub", "salun", "l1_sparse", "unsir", "fisher", "influence", "ntk")
 
 
 @pytest.fixture(scope="module")
@@ -485,6 +485,9 @@ def test_the_published_defaults():
         "ssd": ({}, {"alpha": 10, "dampening": 1, "group": 1}),
         "fisher": ({}, {"alpha": 1e-6, "power": 0.5, "most": 1000}),
         "influence": ({}, {"damping": 0.01, "iterations": 20, "scale": 1}),
+        "amnesiac": ({}, {"statistics": 1, "repair": 0}),
+        "sisa": ({}, {"shards": 5, "slices": 1}),
+        "ntk": ({}, {"ridge": 5e-4, "iterations": 20, "scale": 1, "retained": 0, "noise": 0}),
     }
     for name, (recipe, options) in expected.items():
         method = METHODS[name]
@@ -497,6 +500,8 @@ def test_the_published_defaults():
         "ssd",
         "fisher",
         "influence",
+        "amnesiac",
+        "ntk",
     }
     assert {name for name, method in METHODS.items() if method.needs == "prediction"} == {
         "twin",

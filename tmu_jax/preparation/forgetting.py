@@ -18,10 +18,10 @@ from tmu_jax.preparation.datamodels import datamodels_of
 from tmu_jax.preparation.findings import Findings
 from tmu_jax.preparation.foretelling import InRequest
 from tmu_jax.preparation.grid import candidates, rehearse_candidates
-from tmu_jax.preparation.judging import expected_of_gold, outcome_of, recipe_note
+from tmu_jax.preparation.judging import expected_accuracy, expected_of_gold, outcome_of, recipe_note
 from tmu_jax.preparation.looking import look
 from tmu_jax.preparation.prepared import Prepared
-from tmu_jax.preparation.rehearsal import Estimate, Rehearsal, Z, rehearse
+from tmu_jax.preparation.rehearsal import Estimate, Rehearsal, rehearse
 from tmu_jax.stages import Progress, Stage, compute, given, key_for
 from tmu_jax.text import ascii_text, html_table
 from tmu_jax.training import predict
@@ -135,6 +135,7 @@ def forget(
     problem = prepared.problem(request)
     if method != "auto":
         method = _usable(prepared, as_method(method).configured(None, options))
+        method.check_request(problem, prepared.model)
     elif options:
         raise ValueError(f"options {sorted(options)} have no use with method='auto'; name the method")
     key = key_for(prepared.key, f"forget {len(prepared.forgotten)}") if key is None else key
@@ -275,7 +276,7 @@ def choose(
         found = [
             (method.work(problem) / prepared.retraining_work(problem), one)
             for method, one in known
-            if size / 2 <= one.size <= size * 2 and (alike or method.needs is None)
+            if size / 2 <= one.size <= size * 2 and (alike or method.needs is None) and one.recipe == method.own_recipe
         ]
         return [(cost, one) for cost, one in found if cost <= 1.05 * budget]
 
@@ -290,11 +291,3 @@ def nearest(prepared: Prepared, method: Method, size: int) -> Rehearsal | None:
     recipe = (method.name, dict(method.options), method.own_recipe)
     same = [one for one in prepared.rehearsals if (one.method, one.options, one.recipe) == recipe]
     return min(same, key=lambda one: abs(math.log(one.size / size)), default=None)
-
-
-def expected_accuracy(probability: np.ndarray) -> Estimate:
-    """The expected percentage of right answers, where each is right with its own probability, and its 95 % interval."""
-    probability = probability.astype(np.float64)
-    error = 100 * math.sqrt(float(np.sum(probability * (1 - probability)))) / len(probability)
-    mean = 100 * float(probability.mean())
-    return Estimate(mean, max(0.0, mean - Z * error), min(100.0, mean + Z * error))

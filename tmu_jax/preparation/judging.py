@@ -10,7 +10,7 @@ from tmu_jax.evaluation.outcome import Expected, Outcome, judge
 from tmu_jax.preparation.bank import Bank
 from tmu_jax.preparation.findings import Findings
 from tmu_jax.preparation.prepared import Prepared
-from tmu_jax.preparation.rehearsal import twin_loss
+from tmu_jax.preparation.rehearsal import Estimate, Z, twin_loss
 from tmu_jax.statistics import separation
 from tmu_jax.training import TrainedModel, predict
 from tmu_jax.twin import TwinPrediction
@@ -109,3 +109,11 @@ def recipe_note(prepared: Prepared) -> tuple[str, ...]:
         "images right than the model: another recipe trained the model, and a rehearsal says little of it; give `wrap` "
         "the recipe that it was trained by",
     )
+
+
+def expected_accuracy(probability: np.ndarray) -> Estimate:
+    """The expected percentage of right answers, where each is right with its own probability, and its 95 % interval."""
+    probability = probability.astype(np.float64)
+    error = 100 * math.sqrt(float(np.sum(probability * (1 - probability)))) / len(probability)
+    mean = 100 * float(probability.mean())
+    return Estimate(mean, max(0.0, mean - Z * error), min(100.0, mean + Z * error))

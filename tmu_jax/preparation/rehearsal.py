@@ -124,9 +124,10 @@ def rehearse(
         raise ValueError(
             f"size={size}, repeats={repeats} must be at least 1; there are {len(heldout)} held-out images to forget"
         )
-    if method.reference is not None or method.needs == "prediction":
+    if method.reference is not None or method.needs == "prediction" or method.needs_updates:
         raise ValueError(
-            f"method {method.name!r} cannot be rehearsed: it retrains, or learns its labels from the rehearsal"
+            f"method {method.name!r} cannot be rehearsed: it retrains, learns its labels from the rehearsal, or takes "
+            "back what a training kept"
         )
     if prepared.twin is None:
         raise ValueError("the preparation has no twin model to rehearse with; it was made with_twin=False")

@@ -15,7 +15,7 @@ from tmu_jax.training.images import (
 )
 from tmu_jax.training.inference import Blocks, evaluation_blocks, first_rows, over_blocks, predict, predict_rows
 from tmu_jax.training.linen import in_float32
-from tmu_jax.training.loop import Stream, fit, train
+from tmu_jax.training.loop import fit, train
 from tmu_jax.training.module import apply, init_variables, step_keys
 from tmu_jax.training.recipe import Normalization, Recipe, Schedule, TrainedModel
 from tmu_jax.training.step import (
@@ -27,6 +27,8 @@ from tmu_jax.training.step import (
     train_steps,
     weighted_cross_entropy,
 )
+from tmu_jax.training.stream import Stream
+from tmu_jax.training.updates import Updates
 from tmu_jax.training.wrapping import wrap
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "Stream",
     "TrainState",
     "TrainedModel",
+    "Updates",
     "Variables",
     "apply",
     "but_frozen",

@@ -19,8 +19,9 @@ from tmu_jax.training.function_adapter import FunctionAdapter
 from tmu_jax.training.images import normalize, one_hot, pixel_statistics
 from tmu_jax.training.inference import predict
 from tmu_jax.training.linen import as_adapter
-from tmu_jax.training.loop import Stream, fit
+from tmu_jax.training.loop import fit
 from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel
+from tmu_jax.training.stream import Stream
 
 MOST_IMAGES = 1000
 """Training and test images that accuracies are of, at most."""

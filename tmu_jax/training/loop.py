@@ -1,11 +1,11 @@
-"""The loop around the training step: streams of rows, epochs, and training from a fresh initialisation."""
+"""The loop around the training step: epochs over a stream of rows, and training from a fresh initialisation."""
 
 import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,55 +25,10 @@ from tmu_jax.training.linen import as_adapter, as_static
 from tmu_jax.training.module import init_variables
 from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel
 from tmu_jax.training.step import Loss, TrainState, make_optimizer, train_steps, weighted_cross_entropy
+from tmu_jax.training.stream import Stream
+from tmu_jax.training.updates import Recording, as_groups
 
 _logger = logging.getLogger("tmu_jax")
-
-
-class Stream(NamedTuple):
-    """Which rows of the pool are drawn, how often, and beside which others.
-
-    Attributes:
-      groups: int32 row indices of each group; an epoch is one pass over the first, the others are cycled.
-      shares: each group's share of every batch; they add up to 1.
-    """
-
-    groups: tuple[np.ndarray, ...]
-    shares: tuple[float, ...] = (1.0,)
-
-    def sizes(self, batch_size: int) -> list[int]:
-        """How many rows of each group a batch holds."""
-        if len(self.groups) != len(self.shares) or not all(len(group) for group in self.groups):
-            lengths = [len(group) for group in self.groups]
-            raise ValueError(f"groups of {lengths} rows, shares={self.shares}: give each share a group with rows in it")
-        sizes = [round(share * batch_size) for share in self.shares]
-        if sum(sizes) != batch_size or min(sizes) < 1:
-            raise ValueError(f"shares={self.shares} do not divide a batch of {batch_size} into whole rows")
-        return sizes
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Full batches in a pass over the first group; a group smaller than its share is cycled within one batch."""
-        return max(1, len(self.groups[0]) // self.sizes(batch_size)[0])
-
-    def epochs(self, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Yields the row indices of one epoch after another, int32[steps, batch_size], without end."""
-        steps = self.steps_per_epoch(batch_size)
-        sources = [_cycle(group, rng) for group in self.groups]
-        while True:
-            if len(self.groups[0]) >= self.sizes(batch_size)[0]:
-                sources[0] = _cycle(self.groups[0], rng)  # a partial batch is dropped, not carried over
-            yield np.concatenate(
-                [
-                    np.fromiter(source, np.int32, count=steps * size).reshape(steps, size)
-                    for source, size in zip(sources, self.sizes(batch_size), strict=True)
-                ],
-                axis=1,
-            )
-
-
-def _cycle(group: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
-    """Rows of the group in a random order, reshuffled after every pass."""
-    while True:
-        yield from rng.permutation(group)
 
 
 def fit(
@@ -92,6 +47,7 @@ def fit(
     is_enough: Callable[[Variables], bool] | None = None,
     loss: Loss = weighted_cross_entropy,
     mask: Any = None,
+    recording: Recording | None = None,
 ) -> tuple[Variables, list[float]]:
     """Runs the training step over a stream.
 
@@ -110,6 +66,7 @@ def fit(
       is_enough: asked after `recipe.epochs` epochs and after each further one.
       loss: what is descended on.
       mask: of the parameters that move, see `train_step`; None: all.
+      recording: keeps what some steps change, and is told of it; None: nothing is kept.
 
     Returns:
       The new variables and each epoch's mean loss.
@@ -136,8 +93,10 @@ def fit(
         collections=copied,
         opt_state=optimizer.init(variables["params"]),
         step=jnp.zeros((), jnp.int32),
+        updates=None if recording is None else recording.begin(variables),
     )
-    loop = next_loop(total, recipe.batch_size, jax.random.key_data(key), targets, weights, *stream.groups)
+    kept = () if recording is None else recording.groups
+    loop = next_loop(total, recipe.batch_size, jax.random.key_data(key), targets, weights, *stream.groups, *kept)
     state, at = loop.begin(state)
     state, normalization, augment_key, mask = devices.replicate((state, normalization, augment_key, mask))
     of_pool = devices.replicate((jnp.asarray(targets), jnp.asarray(weights))) if is_resident(pool) else None
@@ -150,6 +109,7 @@ def fit(
             for start, count, own_rows, call in calls(pool, rows, at.start, pace, per_call):
                 began = time.perf_counter()
                 chunk_rates = rates[min(epoch, recipe.epochs - 1) * steps + start :][:count]
+                counted = None if recording is None else pad_steps(recording.counted(rows[start:][:count]), per_call)
                 state, chunk_losses = train_steps(
                     state,
                     call.images,
@@ -166,6 +126,7 @@ def fit(
                     every_step=count == per_call and jax.default_backend() != "cpu",
                     loss=loss,
                     mask=mask,
+                    counted=counted,
                 )
                 at = at.after(count, chunk_losses)
                 loop.reached(state, at)
@@ -178,7 +139,7 @@ def fit(
                     done = epoch * steps + start + count
                     progress(done, max(total, done))
             losses = [*at.losses, at.mean()]
-            result: Variables = {"params": state.params, **state.collections}
+            result: Variables = state.variables
             if epoch + 1 >= (max_epochs or recipe.epochs):
                 break
             if epoch + 1 >= recipe.epochs and (is_enough is None or is_enough(result)):
@@ -189,6 +150,8 @@ def fit(
             f"the parameters are not finite after step {steps} of epoch {epoch + 1}, the last, at learning rate "
             f"{rates[-1]:g}, on rows {name_some(map(str, rows[-1].tolist()))} of the pool; try a smaller learning_rate"
         )
+    if recording is not None and state.updates is not None:
+        recording.end(state.updates, (epoch + 1) * steps)
     return result, losses
 
 
@@ -210,6 +173,7 @@ def train(
     key: jax.Array,
     recipe: Recipe | None = None,
     epochs: int | None = None,
+    updates_of: Any = None,
     progress: Progress | None = None,
 ) -> TrainedModel:
     """Trains a classifier from a fresh initialisation.
@@ -223,13 +187,17 @@ def train(
       key: a PRNG key; initialisation and order are split from it.
       recipe: the optimisation; the paper's protocol (30 epochs of SGD, see `Recipe`) where None.
       epochs: overrides the recipe's epochs.
+      updates_of: rows of the pool that may have to be forgotten together, such as `problem.forget.indices`, or a list
+        of several such groups: for each the model keeps, in `updates`, the sum of what the steps with one of its rows
+        changed, for `unlearn("amnesiac", …)`. It takes the memory of the variables once more for each group, while it
+        trains and after.
       progress: called with (steps done, steps in all).
 
     Returns:
       The trained model.
 
     Raises:
-      ValueError: when `data` is empty or a setting is out of range.
+      ValueError: when `data` is empty, a setting is out of range, or `updates_of` names rows that are not trained on.
       FloatingPointError: when training diverges.
     """
     recipe = recipe or Recipe()
@@ -237,6 +205,7 @@ def train(
         recipe = dataclasses.replace(recipe, epochs=epochs)
     if len(data) == 0:
         raise ValueError("data holds no images; give a Split with at least one")
+    recording = None if updates_of is None else Recording(as_groups(updates_of, data))
     init_key, fit_key = jax.random.split(key)
     pool = data.pool
     with Stopwatch() as watch:
@@ -255,6 +224,7 @@ def train(
             recipe,
             fit_key,
             progress=progress,
+            recording=recording,
         )
         jax.block_until_ready(variables)
     guess = math.log(pool.num_classes)
@@ -264,7 +234,16 @@ def train(
             "learning_rate than %g, or more epochs",
             *(losses[-1], pool.num_classes, guess, recipe.learning_rate),
         )
-    return TrainedModel(model, variables, normalization, recipe, watch.seconds, watch.compile_seconds, tuple(losses))
+    return TrainedModel(
+        model,
+        variables,
+        normalization,
+        recipe,
+        watch.seconds,
+        watch.compile_seconds,
+        tuple(losses),
+        None if recording is None else recording.updates,
+    )
 
 
 def begin(model: ModuleLike, key: jax.Array, pool: Pool) -> tuple[ModuleLike, Variables]:

@@ -12,6 +12,7 @@ from tmu_jax.stages import function_name
 from tmu_jax.store import Saved
 from tmu_jax.training.adapter import ModuleLike
 from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel
+from tmu_jax.training.updates import Updates
 
 
 def pack(value: Any) -> Saved:
@@ -27,6 +28,9 @@ def pack(value: Any) -> Saved:
         arrays["variables"] = jax.device_get(fields.pop("variables"))
         arrays["normalization"] = fields.pop("normalization")._asdict()
         metadata["recipe"] = pack_recipe(fields.pop("recipe"))
+        updates = fields.pop("updates")
+        if updates is not None:
+            arrays["updates"] = updates.packed()
         for name in ("module", "original", "method"):
             fields.pop(name, None)
         prediction = fields.pop("prediction", None)
@@ -92,6 +96,7 @@ def unpack_model(saved: Saved, module: ModuleLike) -> TrainedModel:
         seconds=metadata["seconds"],
         compile_seconds=metadata["compile_seconds"],
         losses=tuple(metadata["losses"]),
+        updates=Updates.of(saved.arrays.get("updates")),
     )
 
 

@@ -16,6 +16,7 @@ from tmu_jax.data import Dataset
 from tmu_jax.data.checks import check_integer
 from tmu_jax.text import html_table
 from tmu_jax.training.adapter import NO_INIT, Adapter, ModuleLike, Variables
+from tmu_jax.training.updates import Updates
 
 if TYPE_CHECKING:
     from tmu_jax.training.checking import Check
@@ -121,6 +122,8 @@ class TrainedModel:
       seconds: run time of the training, synchronised with the device, without compilation.
       compile_seconds: time spent on tracing and compiling.
       losses: mean training loss of each epoch.
+      updates: what the training kept of its steps, see `train(…, updates_of=…)`; None: nothing. It is saved and loaded
+        with the model, and no unlearned model has any.
     """
 
     module: ModuleLike
@@ -130,6 +133,7 @@ class TrainedModel:
     seconds: float = 0.0
     compile_seconds: float = 0.0
     losses: tuple[float, ...] = ()
+    updates: Updates | None = None
 
     @checked
     def save(

@@ -37,10 +37,12 @@ class SavedModel(NamedTuple):
     Attributes:
       arrays: "variables" as nested dicts, and "normalization".
       metadata: recipe, losses, seconds, architecture, and what else was known of it.
+      updates: what its training kept of its steps, packed; None: nothing.
     """
 
     arrays: dict[str, Any]
     metadata: dict[str, Any]
+    updates: dict[str, Any] | None = None
 
 
 def state_of(model: TrainedModel) -> dict[str, Any]:
@@ -94,7 +96,8 @@ def _write(model: TrainedModel, path: pathlib.Path, format: str) -> None:
     temporary, before = (path.with_name(f".{path.name}.{os.getpid()}.{name}") for name in ("new", "old"))
     temporary.mkdir(parents=True)
     try:
-        _write_arrays(state_of(model), temporary, format)
+        kept = {} if model.updates is None else {"updates": model.updates.packed()}
+        _write_arrays({**state_of(model), **kept}, temporary, format)
         manifest = {
             "schema": SCHEMA,
             "format": format,
@@ -133,14 +136,16 @@ def read_model(folder: pathlib.Path | str) -> SavedModel:
             raise ValueError(f"{path / name} is no file of this model")
         if found[name] != manifest["files"][name]:
             raise ValueError(f"{path / name} is not as it was written: its checksum differs")
-    return SavedModel(_read_arrays(path, manifest["format"]), manifest["metadata"])
+    arrays = _read_arrays(path, manifest["format"])
+    updates = arrays.pop("updates", None)
+    return SavedModel(arrays, manifest["metadata"], updates)
 
 
 def load_trained(
     folder: pathlib.Path | str, module: ModuleLike | TrainedModel | None = None
 ) -> tuple[TrainedModel, dict[str, Any]]:
     """The classifier in a folder, and what else was kept of it; arguments and errors as `tmu_jax.load`."""
-    arrays, metadata = read_model(folder)
+    arrays, metadata, updates = read_model(folder)
     variables = arrays["variables"]
     if isinstance(module, TrainedModel):
         variables = _in_form_of(module.variables, variables, folder)
@@ -161,7 +166,8 @@ def load_trained(
         )
     else:
         of = module
-    saved = Saved({"variables": variables, "normalization": arrays["normalization"]}, metadata)
+    parts = {"variables": variables, "normalization": arrays["normalization"]}
+    saved = Saved({**parts, **({} if updates is None else {"updates": updates})}, metadata)
     return unpack_model(saved, of), metadata["extra"]
 
 

@@ -22,6 +22,7 @@ from tmu_jax.training.adapter import Adapter, Keys, ModuleLike, name_of
 from tmu_jax.training.images import augmented, normalize
 from tmu_jax.training.module import apply, step_keys
 from tmu_jax.training.recipe import Augment, Normalization, Optimizer
+from tmu_jax.training.updates import Sums, with_step
 
 Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """Called with logits float32[n, classes], targets float32[n, k] and weights float32[n]; returns float32[], a mean over
@@ -36,12 +37,19 @@ class TrainState(NamedTuple):
       collections: the model's other collections by name, such as "batch_stats".
       opt_state: the optimiser's.
       step: int32[].
+      updates: of the steps before, where the training keeps them.
     """
 
     params: Any
     collections: dict[str, Any]
     opt_state: Any
     step: jax.Array
+    updates: Sums | None = None
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The model's."""
+        return {"params": self.params, **self.collections}
 
 
 def weighted_cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
@@ -183,6 +191,7 @@ def train_steps(
     every_step: bool = False,
     loss: Loss = weighted_cross_entropy,
     mask: Any = None,
+    counted: jax.Array | None = None,
 ) -> tuple[TrainState, jax.Array]:
     """The first `num_steps` of the given steps in one compiled loop; `state` is donated.
 
@@ -203,6 +212,7 @@ def train_steps(
       every_step: that `num_steps` is `steps` (static); an accelerator need not ask the host then whether to go on.
       loss: what is descended on (static).
       mask: of the parameters that move, see `train_step`.
+      counted: bool[steps, groups], whose updates each step's is, see `Recording`; None where none are kept.
 
     Returns:
       The state and the loss of each step, float32[steps] (0 beyond `num_steps`).
@@ -216,7 +226,7 @@ def train_steps(
         if augment:
             pixels = augmented(augment, jax.random.fold_in(key, state.step), pixels)
         pixels = normalize(pixels, normalization)
-        variables = {"params": state.params, **state.collections}
+        updates, variables = state.updates, state.variables
         state, value = train_step(
             state,
             pixels,
@@ -230,6 +240,8 @@ def train_steps(
             loss=loss,
             mask=mask,
         )
+        if counted is not None and updates is not None:
+            state = state._replace(updates=with_step(updates, variables, state.variables, counted[i]))
         return state, losses.at[i].set(value)
 
     num_losses = len(learning_rates)

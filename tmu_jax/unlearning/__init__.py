@@ -17,6 +17,7 @@ from tmu_jax.training import Recipe, TrainedModel
 from tmu_jax.training.checking import refuse_misfit
 from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, TwinSettings, prediction_stage, trains_afresh
 from tmu_jax.unlearning import (
+    amnesiac,
     bad_teacher,
     bank_labels,
     datamodel_matching,
@@ -25,12 +26,14 @@ from tmu_jax.unlearning import (
     influence,
     l1_sparse,
     negative_gradient,
+    ntk,
     random_labeling,
     reference,
     rewarm,
     rewarm_rehearsed,
     salun,
     scrub,
+    sisa,
     soft_twin,
     ssd,
     twin,
@@ -65,6 +68,9 @@ MethodName = Literal[
     "fisher",
     "influence",
     "datamodel_matching",
+    "amnesiac",
+    "ntk",
+    "sisa",
 ]
 """The names of the methods that come with the package, for type checkers."""
 
@@ -92,6 +98,9 @@ METHODS: dict[str, Method] = {
         fisher.fisher,
         influence.influence,
         datamodel_matching.datamodel_matching,
+        amnesiac.amnesiac,
+        ntk.ntk,
+        sisa.sisa,
     )
 }
 """Methods by name; add your own: `METHODS["mine"] = Method("mine", relabel, Recipe(epochs=2))`, and give
@@ -168,8 +177,8 @@ def unlearn(
 
     Raises:
       ValueError: before any work, for a name that is no method, an option that the method does not have, values that
-        it cannot use, a model that does not fit the images, and a request that keeps images which `original` forgot
-        before.
+        it cannot use, a model that does not fit the images or lacks what the method takes from it, and a request that
+        keeps images which `original` forgot before.
     """
     method = as_method(method).configured(recipe, options)
     if exclude is not None:
@@ -179,6 +188,7 @@ def unlearn(
     refuse_misfit(original, problem.pool)
     # What is asked for anew, in D_f, may be drawn: a method may go on where another has left off.
     refuse_forgotten(original, np.concatenate([problem.retain.indices, problem.heldout.indices]), "problem")
+    method.check_request(problem, original)
     model, labels = given(original), None
     if method.needs == "bank" and (prediction is None or prediction.targets is None):
         raise ValueError(

@@ -19,19 +19,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax.tree_utils as trees
 
 from tmu_jax import devices
 from tmu_jax.data import ForgetProblem
 from tmu_jax.stages import Progress, ignore_progress
 from tmu_jax.training import TrainedModel
+from tmu_jax.unlearning.conjugate import solve
 from tmu_jax.unlearning.gradients import Forward, gradient_sum, sum_over
 from tmu_jax.unlearning.method import Method
 from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.unlearned import UnlearnedModel, with_parameters
-
-_ENOUGH = 1e-6
-"""Of the right side: a residual below this ends the iterations."""
 
 
 def curvature_product(forward: Forward, params: Any, labels: jax.Array, weights: jax.Array, vector: Any) -> Any:
@@ -68,40 +65,26 @@ def run(
     forget, retain, train = (len(split) for split in (problem.forget, problem.retain, problem.train))
     of_forget, of_retain = (sum_over(original, split, gradient_sum) for split in (problem.forget, problem.retain))
     right = jax.tree.map(lambda f, r: (f - r * jnp.float32(forget / retain)) / train, of_forget, of_retain)
-    step, residual, direction = trees.tree_zeros_like(right), right, right
-    start = size = trees.tree_norm(right, squared=True)
-    done = 0
-    while done < iterations and size > _ENOUGH**2 * start:
-        product = sum_over(original, problem.train, curvature_product, extra=direction)
-        step, residual, direction, size = improved(
-            step, residual, direction, size, product, jnp.float32(train), jnp.float32(damping)
-        )
-        done += 1
-        (progress or ignore_progress)(done, iterations)
-    left = float(jnp.sqrt(size / jnp.where(start > 0, start, 1)))
-    note = f"conjugate gradients ended after {done} iterations, with {100 * left:.2g} percent of the right side left"
+
+    def product(vector: Any) -> Any:
+        """(H + damping · I) vector."""
+        found = sum_over(original, problem.train, curvature_product, extra=vector)
+        return damped(found, vector, jnp.float32(train), jnp.float32(damping))
+
+    step = solve(product, right, iterations, lambda done: (progress or ignore_progress)(done, iterations))
+    note = (
+        f"conjugate gradients ended after {step.iterations} iterations, with {100 * step.left:.2g} percent of the "
+        "right side left"
+    )
     params = devices.replicate(original.variables["params"])
-    params = jax.tree.map(lambda param, leaf: param + jnp.float32(scale) * leaf, params, step)
+    params = jax.tree.map(lambda param, leaf: param + jnp.float32(scale) * leaf, params, step.vector)
     return with_parameters(original, params, notes=[note])
 
 
 @jax.jit
-def improved(
-    step: Any,
-    residual: Any,
-    direction: Any,
-    size: jax.Array,
-    product: Any,
-    num_images: jax.Array,
-    damping: jax.Array,
-) -> tuple[Any, Any, Any, jax.Array]:
-    """One iteration: step, residual and next direction, trees of one form, and the residual's squared length."""
-    product = jax.tree.map(lambda leaf, along: leaf / num_images + damping * along, product, direction)
-    rate = size / trees.tree_vdot(direction, product)
-    step = trees.tree_add_scale(step, rate, direction)
-    residual = trees.tree_add_scale(residual, -rate, product)
-    new_size = trees.tree_norm(residual, squared=True)
-    return step, residual, trees.tree_add_scale(residual, new_size / size, direction), new_size
+def damped(curvature: Any, vector: Any, num_images: jax.Array, damping: jax.Array) -> Any:
+    """The mean of a summed curvature's product with a vector, and damping times the vector, trees of one form."""
+    return jax.tree.map(lambda leaf, along: leaf / num_images + damping * along, curvature, vector)
 
 
 def check(damping: float, iterations: int, scale: float) -> None:

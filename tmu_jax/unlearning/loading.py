@@ -2,24 +2,23 @@
 
 import pathlib
 
-import flax.linen as nn
 import numpy as np
 
 from tmu_jax.boundary import checked
-from tmu_jax.training import TrainedModel
+from tmu_jax.training import ModuleLike, TrainedModel
 from tmu_jax.training.saving import load_trained
 from tmu_jax.unlearning.unlearned import as_unlearned
 
 
 @checked
-def load(folder: pathlib.Path | str, module: nn.Module | TrainedModel | None = None) -> TrainedModel:
+def load(folder: pathlib.Path | str, module: ModuleLike | TrainedModel | None = None) -> TrainedModel:
     """Reads what `TrainedModel.save` wrote, checked file by file.
 
     Args:
       folder: where.
       module: what the classifier is run by: a Flax Linen module, or a `TrainedModel`, such as `wrap` makes of any
         classifier, which stands for its module; the variables take the form of its own (lists, tuples, frozen dicts;
-        nested dicts otherwise). None where it is one of `tmu_jax.models`.
+        nested dicts otherwise); or the `module` of such a model. None where it is one of `tmu_jax.models`.
 
     Returns:
       The classifier; an `UnlearnedModel` where one was saved, with its method, its notes and the rows that it forgot

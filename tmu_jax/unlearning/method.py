@@ -13,7 +13,7 @@ import numpy as np
 from tmu_jax.data import ForgetProblem
 from tmu_jax.stages import Progress, Stage, key_for
 from tmu_jax.timing import Stopwatch
-from tmu_jax.training import Recipe, TrainedModel, fit
+from tmu_jax.training import ModuleLike, Recipe, TrainedModel, fit
 from tmu_jax.training.packing import pack_recipe
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning.ranges import OF_RECIPE, Range
@@ -92,6 +92,11 @@ class Method:
         Of all epochs together where the recipe is a function.
       run: for methods that are no relabelling: called as `run(problem, original, key, progress=…, **options)`, with
         `prediction=` where it is needed and `recipe=` where there is one; returns a `TrainedModel` or `UnlearnedModel`.
+      check_request: called with (problem, original) before any work; raises ValueError where the original lacks what
+        the method takes from it.
+      needs_updates: whether that is what its training kept of D_f's steps, `train(…, updates_of=…)`: the experiments
+        train such an original for it.
+      module_of: called with (the original's module, **options): the module of the result, where it is another one.
       reference: "original" or "gold" for the two ends of the scale: the experiments have those models already.
       version: of its code; raise it when its numbers change, and models that are kept under the old one are not used.
     """
@@ -105,6 +110,9 @@ class Method:
     check: Callable[..., None] = lambda **options: None
     draws: Callable[..., float] = _every_image
     run: Callable[..., TrainedModel] | None = None
+    check_request: Callable[[ForgetProblem, TrainedModel], None] = lambda problem, original: None
+    needs_updates: bool = False
+    module_of: Callable[..., ModuleLike] = lambda module, **options: module
     reference: Literal["original", "gold"] | None = None
     version: int = 1
 

@@ -103,9 +103,12 @@ def refuse_forgotten(model: TrainedModel, rows: np.ndarray, argument: str) -> No
 
 
 def as_unlearned(model: TrainedModel, **fields: object) -> UnlearnedModel:
-    """A trained model with what is known of its unlearning, `fields` of `UnlearnedModel`."""
+    """A trained model with what is known of its unlearning, `fields` of `UnlearnedModel`.
+
+    Without the updates that its training kept: they are of the forgotten images, and of other parameters than these.
+    """
     known = {field.name: getattr(model, field.name) for field in dataclasses.fields(TrainedModel)}
-    return UnlearnedModel(**{**known, **fields})
+    return UnlearnedModel(**{**known, "updates": None, **fields})
 
 
 def with_parameters(original: TrainedModel, params: Any, notes: Sequence[str] = ()) -> UnlearnedModel:
