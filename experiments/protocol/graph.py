@@ -96,8 +96,12 @@ class Graph:
         )
 
     def method(self, name: str) -> Method:
-        """A method as this arm runs it: the learning rate and its schedule may be the arm's."""
+        """A method as this arm runs it: learning rate, schedule, noise on the images and start may be the arm's."""
         method, settings = METHODS[name], self.settings
+        if method.needs == "prediction":
+            method = dataclasses.replace(method, start=settings.unlearning_start)
+        if method.recipe is not None:
+            method = dataclasses.replace(method, image_noise=settings.unlearning_noise)
         if not isinstance(method.recipe, Recipe):
             return method
         recipe = dataclasses.replace(

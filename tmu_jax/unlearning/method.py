@@ -11,7 +11,7 @@ import jax
 from tmu_jax.data import ForgetProblem
 from tmu_jax.stages import Progress, Stage, key_for
 from tmu_jax.timing import Stopwatch
-from tmu_jax.training import Recipe, TrainedModel, fit
+from tmu_jax.training import NoisyImages, Recipe, TrainedModel, fit
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning.relabelling import Relabel
 from tmu_jax.unlearning.unlearned import UnlearnedModel, as_unlearned, with_variables
@@ -72,6 +72,10 @@ class Method:
       run: for methods that are no relabelling: called as `run(problem, original, key, progress=…, **options)`, with
         `prediction=` where it is needed and `recipe=` where there is one; returns a `TrainedModel` or `UnlearnedModel`.
       reference: "original" or "gold" for the two ends of the scale: the experiments have those models already.
+      start: whose weights are fine-tuned: "original" (M_o) or "twin" (M_t, of a method that needs a prediction; M_o
+        where whole classes are forgotten and there is no twin problem).
+      image_noise: standard deviation of Gaussian noise on the images of the fine-tuning, in pixel units 0..1, drawn
+        anew for each image of each step; see `NoisyImages`.
       version: of its code; raise it when its numbers change, and models that are kept under the old one are not used.
     """
 
@@ -84,6 +88,8 @@ class Method:
     draws: Callable[..., float] = _every_image
     run: Callable[..., TrainedModel] | None = None
     reference: Literal["original", "gold"] | None = None
+    start: Literal["original", "twin"] = "original"
+    image_noise: float = 0.0
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -93,6 +99,15 @@ class Method:
             raise ValueError(f"needs={self.needs!r} of method {self.name!r} must be one of {NEEDS}")
         if self.reference not in ("original", "gold", None):
             raise ValueError(f"reference={self.reference!r} of method {self.name!r} must be 'original', 'gold' or None")
+        if self.start not in ("original", "twin") or (self.start == "twin" and self.needs != "prediction"):
+            raise ValueError(
+                f"start={self.start!r} of method {self.name!r} must be 'original', or 'twin' for one that needs a "
+                "prediction"
+            )
+        if not 0 <= self.image_noise <= 1 or (self.image_noise and self.recipe is None):
+            raise ValueError(
+                f"image_noise={self.image_noise} of method {self.name!r} must lie in 0..1, and be 0 without a recipe"
+            )
         taken = sorted(set(self.options) & _TAKEN)
         if taken:
             raise ValueError(f"options of method {self.name!r} hold {taken[0]!r}, which every method is called with")
@@ -136,10 +151,14 @@ class Method:
         if self.needs is not None:
             assert prediction is not None, self.name
             parents["prediction"] = prediction
+            if self.start == "twin" and (twin := self._twin_of(prediction)) is not None:
+                parents["start"] = twin
         return Stage(
             self.name,
             self.name,
-            lambda original, progress, prediction=None: self.apply(problem, original, own_key, prediction, progress),
+            lambda original, progress, prediction=None, start=None: self.apply(
+                problem, original, own_key, prediction, progress, start
+            ),
             UnlearnedModel,
             self.version,
             parents,
@@ -154,9 +173,19 @@ class Method:
                 "pool": len(problem.pool.labels),
                 # A method may use D_test, whatever ours do.
                 "heldout": problem.heldout.images,
+                **({"image_noise": self.image_noise} if self.image_noise else {}),
             },
             work=self.work(problem),
         )
+
+    def _twin_of(self, prediction: Stage) -> Stage | None:
+        """The stage of the twin model behind a prediction; None where the request has no twin problem."""
+        if prediction.is_given:
+            raise ValueError(
+                f"method {self.name!r} starts from the twin model, which a prediction that is given does not hold; "
+                "leave prediction out"
+            )
+        return next((stage for stage in prediction.with_ancestors() if stage.kind == "twin_model"), None)
 
     def check_original(self, original: TrainedModel, trains_afresh: bool = False) -> None:
         """Raises ValueError where something is trained as the original was, and how is not known.
@@ -181,10 +210,15 @@ class Method:
         key: jax.Array,
         prediction: TwinPrediction | Foretell | None = None,
         progress: Progress | None = None,
+        start: TrainedModel | None = None,
     ) -> UnlearnedModel:
-        """Unlearns; its seconds include the making of the relabelling and, where it needs one, the prediction."""
+        """Unlearns; its seconds include the making of the relabelling and, where it needs one, the prediction.
+
+        The fine-tuning begins with the variables of `start`, where one is given.
+        """
+        begun = original if start is None else dataclasses.replace(original, variables=start.variables)
         with Stopwatch() as watch:
-            found = self._run(problem, original, key, prediction, progress)
+            found = self._run(problem, begun, key, prediction, progress)
             jax.block_until_ready(found.variables)
         own = {"seconds_by_part": {"unlearning": watch.seconds}, "compile_seconds": watch.compile_seconds}
         model = found if isinstance(found, UnlearnedModel) else as_unlearned(found, **own)
@@ -224,6 +258,9 @@ class Method:
             recipe_or_none = recipe_or_none(original.training_recipe, **self.options)
         if recipe_or_none is not None and original.recipe is not None:
             recipe_or_none = dataclasses.replace(recipe_or_none, augment=original.augment)
+        if recipe_or_none is not None and self.image_noise:
+            noisy = NoisyImages(self.image_noise, recipe_or_none.augment)
+            recipe_or_none = dataclasses.replace(recipe_or_none, augment=noisy)
         if self.run is not None:
             recipe = {} if recipe_or_none is None else {"recipe": recipe_or_none}
             needed = {} if prediction is None else {"prediction": prediction}
