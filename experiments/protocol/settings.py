@@ -69,7 +69,7 @@ class Settings:
       unlearning_schedule: learning rate of every method's fine-tuning; None: each method's own.
       unlearning_rate_factor: multiplies the learning rate of every method's fine-tuning.
       unlearning_start: whose weights the twin methods fine-tune: "original" or "twin", see `Method.start`.
-      unlearning_noise: on the images of every method's fine-tuning, see `Method.image_noise`.
+      unlearning_noise: on the images of the fine-tuning of every method that has a recipe, see `Method.image_noise`.
       tuned_share: share of every class that is kept out of training for the twin model, see `forget_subset`.
       unlearn: False stops the twin methods at their predicted labels.
       share_curriculum: with one request a class, whether one curriculum model serves the requests of all classes.

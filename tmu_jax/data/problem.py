@@ -72,7 +72,7 @@ def forget_subset(
         c: shuffled_class(data.train_labels, c, seed, TRAIN_STREAM) for c in range(data.num_classes) if class_sizes[c]
     }
     forget = np.concatenate([np.sort(orders[c][: counts[c]]) for c in targets])
-    if not any(tuned_sizes):
+    if not tuned_share:
         return _build(data, forget, counts, orders, seed, heldout_source, ratio)
     kept_out = {c: np.sort(order[len(order) - tuned_sizes[c] :]) for c, order in orders.items()}
     left = {c: order[: len(order) - tuned_sizes[c]] for c, order in orders.items()}
