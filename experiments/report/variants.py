@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.report.formats import BETTER, WORSE, display_name, finding, text
+from experiments.report.formats import BETTER, MISSING, WORSE, display_name, finding, text
 from experiments.report.intervals import Estimate
 from experiments.report.page import Body, Part, Picture, Section
 from experiments.report.pictures import BLUE, GREY, STYLE, VERMILION, draw_estimate, save, shown
@@ -75,7 +75,7 @@ def body(output: pathlib.Path, expected: Mapping[str, str] = MappingProxyType({}
         first = first or Body(findings[0], table, picture, sections)
         # The first size's stand at the top of the page.
         more: list[Part] = [table, picture]
-        foretold = _foretold(arms, expected)
+        foretold = _foretold(arms, expected, default)
         parts: list[Part] = [findings, *(more if sections else []), *([foretold] if foretold.rows else [])]
         sections.append(Section(f"Which open choices matter ({size} images a class)", parts))
     assert first is not None
@@ -123,14 +123,18 @@ def _table(arms: Sequence[Arm], references: Sequence[Arm], default: Results, sco
     return Table(title, headings, rows, len(references), caption, short)
 
 
-def _foretold(arms: Sequence[Arm], expected: Mapping[str, str]) -> Table:
-    """What was written of an arm before it was measured, beside what came out."""
-    headings = ("variant", "expected", *(f"{READOUTS[key]} − default's" for key in KEYS), "A_t")
-    rows = [
-        (arm.label, expected[arm.name], *(compared(arm.differences[key], key) for key in KEYS),
-         text(arm.results.estimate(MEAN, arm.method, "test_accuracy"), "test_accuracy"))
-        for arm in arms if arm.name in expected
-    ]  # fmt: skip
+def _foretold(arms: Sequence[Arm], expected: Mapping[str, str], default: Results) -> Table:
+    """What was written of an arm before it was measured, beside what came out; no rows where nothing was written."""
+    keys = {"test_accuracy": "A_t", "forget_accuracy": "A_f"}
+    headings = ("variant", "expected", *(f"{READOUTS[key]} − default's" for key in KEYS), *keys.values())
+
+    def row(arm: Arm, said: str) -> tuple[str, ...]:
+        differences = [compared(arm.differences.get(key, Estimate(None)), key) for key in KEYS]
+        return (arm.label, said, *differences, *(text(arm.results.mean(arm.method, k), k, False) for k in keys))
+
+    rows = [row(arm, expected[arm.name]) for arm in arms if arm.name in expected]
+    if rows:
+        rows.insert(0, row(Arm("default", default, default.predicting[0], {}), MISSING))
     caption = "The expectations were written before the arms were measured, and stand as they were written."
     return Table("What was expected, and what came out", headings, tuple(rows), 0, caption)
 
