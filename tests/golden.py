@@ -42,6 +42,7 @@ OTHER_CHOICES = dataclasses.replace(
     SETTINGS,
     twin_replay=0.5,
     curriculum="first_epoch",
+    curriculum_data="train",
     num_neighbors=3,
     bank="all",
     normalize_embeddings=False,
@@ -127,6 +128,12 @@ def stages() -> dict[str, Stage]:
     )
     of_cycled = prediction_stage(problem, cycled, key, SETTINGS).with_ancestors()
     found["curriculum, one cycle"] = next(stage for stage in of_cycled if stage.kind == "curriculum")
+    of_both = dataclasses.replace(SETTINGS, curriculum_data="train_and_heldout", predictor_epochs=150)
+    last = prediction_stage(problem, original, key, of_both)
+    changed = [one for one in last.with_ancestors() if one.kind in ("curriculum", "prediction")]
+    found |= {f"{one.kind}, G_c on D and D_test": one for one in changed}
+    from_twin = dataclasses.replace(METHODS["twin"], start="twin", image_noise=0.05)
+    found["twin, noisy, from the twin model"] = from_twin.stage(problem, original, key, prediction)
     of_others = prediction_stage(problem, original, key, OTHER_CHOICES).with_ancestors()
     found |= {f"{stage.kind}, other choices": stage for stage in of_others if stage is not original}
     runs = {name: functools.partial(run_network, module) for name, module in NETWORKS.items()}

@@ -21,7 +21,7 @@ from tmu_jax.stages import VERSIONS, Progress, Stage, key_for
 from tmu_jax.training import TrainedModel
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning import METHODS, Method, UnlearnedModel
-from tmu_jax.unlearning.method import Foretell
+from tmu_jax.unlearning.needs import Foretell
 
 
 class BudgetGraph(Graph):

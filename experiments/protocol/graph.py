@@ -106,8 +106,12 @@ class Graph:
         )
 
     def method(self, name: str) -> Method:
-        """A method as this arm runs it: the learning rate and its schedule may be the arm's, or all of its recipe."""
+        """A method as this arm runs it: learning rate, schedule, noise and start may be the arm's, or its recipe."""
         method, settings = METHODS[name], self.settings
+        if method.needs == "prediction":
+            method = dataclasses.replace(method, start=settings.unlearning_start)
+        if method.recipe is not None:
+            method = dataclasses.replace(method, image_noise=settings.unlearning_noise)
         if settings.recipes is not None and method.ranges:
             return tuned(method, settings.recipes)
         if isinstance(method.recipe, Recipe):

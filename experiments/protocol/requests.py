@@ -81,6 +81,7 @@ def make_requests(settings: Settings, data: Dataset) -> list[Request]:
             seed=seed,
             heldout_source=settings.heldout_source,
             ratio=settings.ratio,
+            tuned_share=settings.tuned_share,
         )
 
     requests = []

@@ -19,6 +19,14 @@ from tmu_jax.training import Recipe, Schedule
 
 _RATE_FACTORS = (1e-3, 1e3)
 """What is beyond is a slip of the keyboard."""
+_ADDED = (
+    "unlearning_start",
+    "unlearning_noise",
+    "tuned_share",
+    "twin_settings.curriculum_data",
+    "twin_settings.predictor_epochs",
+)
+"""Settings that folders were made without before; those have their defaults."""
 MAY_GROW = ("classes", "num_forget", "seeds", "methods", "by_class")
 """Settings that may differ from those of an output folder: they add cells and alter none."""
 
@@ -60,6 +68,9 @@ class Settings:
       variant: the arm's name where a run compares several, "default" otherwise.
       unlearning_schedule: learning rate of every method's fine-tuning; None: each method's own.
       unlearning_rate_factor: multiplies the learning rate of every method's fine-tuning.
+      unlearning_start: whose weights the twin methods fine-tune: "original" or "twin", see `Method.start`.
+      unlearning_noise: on the images of the fine-tuning of every method that has a recipe, see `Method.image_noise`.
+      tuned_share: share of every class that is kept out of training for the twin model, see `forget_subset`.
       unlearn: False stops the twin methods at their predicted labels.
       share_curriculum: with one request a class, whether one curriculum model serves the requests of all classes.
       split_seed: holds the split still over the repetitions; None: the repetition's seed.
@@ -103,6 +114,9 @@ class Settings:
     attempt: int | None = None
     in_turn: int = 0
     by_class: bool = True
+    unlearning_start: Literal["original", "twin"] = "original"
+    unlearning_noise: float = 0.0
+    tuned_share: float = 0.0
     compute: str = dataclasses.field(default_factory=lambda: f"{jax.default_backend()}, tmu_jax {tmu_jax.__version__}")
 
     def __post_init__(self) -> None:
@@ -150,7 +164,7 @@ def check_output(arms: Sequence[Settings], output: pathlib.Path) -> None:
     for settings in arms:
         if settings.variant not in held:
             continue
-        before, now = _flat(held[settings.variant]), _flat(settings.plain())
+        before, now = _added(settings) | _flat(held[settings.variant]), _flat(settings.plain())
         may_grow = [name for name in MAY_GROW if not (name == "classes" and settings.requests == "combined")]
         differing = [name for name in now if name not in may_grow and before.get(name) != now[name]]
         if differing:
@@ -161,6 +175,13 @@ def check_output(arms: Sequence[Settings], output: pathlib.Path) -> None:
             raise ValueError(
                 f"output={output} holds another run{arm} ({changes}); choose another --output or those settings"
             )
+
+
+def _added(settings: Settings) -> dict[str, Any]:
+    """What a folder has of the settings that are not in it: the defaults of those that it could not name."""
+    fields = {f.name: f.default for f in dataclasses.fields(settings)}
+    fields |= {f"twin_settings.{f.name}": f.default for f in dataclasses.fields(settings.twin_settings)}
+    return {name: fields[name] for name in _ADDED}
 
 
 def read_arms(output: pathlib.Path) -> dict[str, dict[str, Any]]:

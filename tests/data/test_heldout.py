@@ -117,3 +117,36 @@ def test_twenty_copies_an_image_are_the_most():
     assert len(forget_subset(data, [0], 20, ratio="class").heldout) == 21
     with pytest.raises(ValueError, match=r"asks for 22 .*more than 20 augmented copies"):
         forget_subset(data, [0], 21, ratio="class")
+
+
+@pytest.mark.parametrize("classes", [[3], [7, 2]])
+def test_a_tuned_share_is_kept_out_of_training_and_moves_no_forgotten_image(classes):
+    """An equal share of every class leaves D; D_f stays, D_test is sized for the smaller D by Eq. 3."""
+    data = make_data()
+    plain, apart = (forget_subset(data, classes, 10, seed=4, tuned_share=share) for share in (0.0, 0.25))
+    assert plain.tuned is None
+    np.testing.assert_array_equal(apart.forget.indices, plain.forget.indices)
+    gone = np.setdiff1d(np.arange(len(data.train_labels)), apart.train.indices)
+    sizes = np.bincount(data.train_labels)
+    np.testing.assert_array_equal(np.bincount(data.train_labels[gone], minlength=10), np.round(0.25 * sizes))
+    assert rows(apart.tuned) == {i for i in gone.tolist() if data.train_labels[i] in classes}
+    assert rows(apart.train) == rows(apart.forget) | rows(apart.retain)
+    assert not rows(apart.tuned) & (rows(apart.heldout) | rows(apart.test))
+    assert rows(apart.heldout) <= rows(apart.test)
+    each = round(10 * len(apart.train) / len(apart.retain))
+    np.testing.assert_array_equal(np.bincount(apart.heldout.labels, minlength=10)[classes], each)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tuned_share": 1.0}, "tuned_share=1.0"),
+        ({"tuned_share": -0.1}, "tuned_share=-0.1"),
+        ({"tuned_share": 0.25, "heldout_source": "train"}, "heldout_source='test'"),
+        ({"tuned_share": 0.25, "num_forget": 76}, "num_forget"),
+        ({"tuned_share": 0.001}, "tuned_share=0.001"),
+    ],
+)
+def test_a_tuned_share_that_cannot_be_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        forget_subset(make_data(), **{"target_classes": [3], "num_forget": 10, **changes})

@@ -54,7 +54,8 @@ def finish(kind, arms, data, output):
 
 def test_every_flip_changes_one_thing(data):
     base = settings(data, twin_settings=twin.TwinSettings(scaling="per_problem"))
-    arms = variants.arms(base, None, data)
+    options = variants.Options(flips="open")
+    arms = variants.arms(base, options, data)
     default, flips = arms[0], arms[1:]
     assert default.variant == "default"
     for arm in flips:
@@ -69,7 +70,43 @@ def test_every_flip_changes_one_thing(data):
     assert {"scaling by the twin problem alone", "threshold by count", "CF: G_c on all of D"} <= {
         a.variant for a in flips
     }
-    assert len(flips) == len(variants.FLIPS) - 3
+    assert len(flips) == len(variants.OPEN) - 3
+
+
+def test_the_authors_arms_are_their_codes_differences_alone_and_together(data):
+    """Written down anew from what their code does, not read from the flips."""
+    base = settings(data, num_forget=3)
+    default, *arms = variants.arms(base, variants.Options(flips="authors"), data)
+    other_data = {"curriculum_data": "train", "curriculum_share": 1.0}
+    alone = {
+        "unlearning from M_t": {"unlearning_start": "twin"},
+        "predictor of NF and CF": {"features": ("NF", "CF")},
+        "CF: G_c on all of D, D_f included": other_data,
+        "AF: eps fixed at 4/255": {"eps_candidates": (4 / 255,)},
+        "D is 75 %, M_t tuned on the rest": {"tuned_share": 0.25},
+        "D_f is a tenth of the class": {"num_forget": 5},
+        "predictor trained 200 epochs": {"predictor_epochs": 200},
+        "noise on the fine-tuning's images": {"unlearning_noise": 0.05},
+    }
+    # A tenth of 50 images of a class, and of the 37.5 that D keeps of it.
+    together = {name: value for changes in alone.values() for name, value in changes.items()} | {"num_forget": 4}
+    both = {"curriculum_data": "train_and_heldout", "curriculum_share": 1.0}
+    expected = alone | {"the authors' code": together, "CF: G_c on D and D_test": both}
+    # The run's own radius is 4/255.
+    del expected["AF: eps fixed at 4/255"]
+    found = {}
+    for arm in arms:
+        flat = [vars(one) | vars(one.twin_settings) for one in (default, arm)]
+        changed = {name: value for name, value in flat[1].items() if value != flat[0][name]}
+        found[arm.variant] = {k: v for k, v in changed.items() if k not in ("twin_settings", "variant", "methods")}
+    del expected["the authors' code"]["eps_candidates"]
+    assert found == expected
+    assert {arm.methods for arm in arms} == {("twin",)}
+
+
+def test_every_arm_of_the_authors_code_says_beforehand_what_it_should_do(data):
+    assert all(flip.expected for flip in variants.AUTHORS.values())
+    assert len({flip.expected for flip in variants.AUTHORS.values()}) == len(variants.AUTHORS)
 
 
 def test_the_ablation_has_every_choice_of_features_and_unlearns_nothing(data):
@@ -196,6 +233,29 @@ def test_the_variants_end_to_end(data, tmp_path):
     # Everything but the held-out source shares the original and the gold models.
     assert len(list((tmp_path / "stages").glob("original-*"))) == 2
     assert len(list((tmp_path / "stages").glob("gold-*"))) == 4
+
+
+def test_the_authors_code_end_to_end(data, tmp_path, monkeypatch):
+    """Every arm runs; the report shows what was expected beside what came out, and compares no other images."""
+    patch_everywhere(monkeypatch, training.fit, noise_for_training)
+    arms = variants.arms(settings(data, experiment="variants"), variants.Options(flips="authors"), data)
+    records, text = finish(variants.EXPERIMENT, arms, data, tmp_path)
+    assert {r["variant"] for r in records} == {arm.variant for arm in arms}
+    lines = text.splitlines()
+    foretold = lines[next(i for i, line in enumerate(lines) if "What was expected, and what came out" in line) :]
+    for arm in arms[1:]:
+        pooled = next(
+            r for r in records if (r["variant"], r["method"], r["target_class"]) == (arm.variant, "twin", "all")
+        )
+        row = next(line for line in foretold if line.startswith(f"| {arm.variant} "))
+        assert variants.AUTHORS[arm.variant].expected in row
+        assert f"{pooled['test_accuracy']:.2f}" in row
+        is_other = pooled["num_forget"] != 8
+        assert is_other == (arm.variant in ("D_f is a tenth of the class", "the authors' code"))
+        assert (f"({pooled['num_forget']} images, unpaired)" in row) == is_other
+        if is_other:
+            assert "[" not in row
+    assert "Not tested, since other images are forgotten" in text
 
 
 def test_the_sizes_end_to_end(data, tmp_path, monkeypatch):

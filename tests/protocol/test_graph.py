@@ -72,6 +72,12 @@ METHOD_STAGES = {name for name, method in METHODS.items() if method.reference is
         ({"twin_settings": twin_settings(attack_steps=2)}, FROM_FEATURES),
         ({"twin_settings": twin_settings(predictor_batch_size=7)}, FROM_FEATURES - {"features"}),
         ({"twin_settings": twin_settings(threshold="count")}, FROM_FEATURES - {"features"}),
+        ({"twin_settings": twin_settings(curriculum_data="train")}, {"curriculum", *FROM_FEATURES}),
+        ({"twin_settings": twin_settings(predictor_epochs=200)}, FROM_FEATURES - {"features"}),
+        ({"unlearning_start": "twin"}, LABELLED),
+        # That method's fine-tuning goes by recipes that it makes itself.
+        ({"unlearning_noise": 0.1}, METHOD_STAGES - UNTRAINED - {"rewarm_rehearsed"}),
+        ({"tuned_share": 0.25}, ALL),
         ({"preset": "another", "methods": ("twin",), "variant": "an arm"}, set()),
     ],
     ids=lambda value: "-".join(sorted(value)),

@@ -19,7 +19,7 @@ from experiments.protocol import run as runner
 from experiments.protocol.graph import Graph
 from experiments.protocol.options import DEFAULT_METHODS
 from experiments.protocol.requests import make_requests
-from experiments.protocol.settings import Settings
+from experiments.protocol.settings import Settings, check_output
 from experiments.report import write as report
 from tests.patching import patch_everywhere
 from tests.tiny import TinyNet, tiny_data
@@ -505,3 +505,19 @@ def test_a_second_run_joins_or_waits(data, tmp_path, wait):
     assert {record["seed"] for record in records} == {0, 1}
     assert ("waiting for it" if wait else "both go on") in said.getvalue()
     assert json.loads((tmp_path / "config.json").read_text())["arms"]["default"]["seeds"] == [1, 0]
+
+
+def test_a_folder_from_before_a_setting_was_there_has_its_default(data, tmp_path):
+    """Written without the settings that came later, a folder goes on with their defaults and refuses other values."""
+    arm = settings(data)
+    before = arm.plain()
+    for name in ("unlearning_start", "unlearning_noise", "tuned_share"):
+        del before[name]
+    for name in ("curriculum_data", "predictor_epochs"):
+        del before["twin_settings"][name]
+    (tmp_path / "config.json").write_text(json.dumps({"experiment": "test", "arms": {"default": before}, "runs": {}}))
+    check_output([arm], tmp_path)
+    later = dataclasses.replace(arm.twin_settings, predictor_epochs=200)
+    for changed in ({"unlearning_start": "twin"}, {"tuned_share": 0.25}, {"twin_settings": later}):
+        with pytest.raises(ValueError, match=next(iter(changed))):
+            check_output([dataclasses.replace(arm, **changed)], tmp_path)

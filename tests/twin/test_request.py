@@ -107,6 +107,8 @@ def separable(problem, hard_share=0.3, column=0, whole=(), seed=0):
         ("features", ("NF", "NF")),
         ("scaling", "both"),
         ("threshold", 0.5),
+        ("curriculum_data", "all"),
+        ("predictor_epochs", 0),
         ("attack_order", "clean"),
         ("eps_candidates", ()),
         ("eps_candidates", (1.0, 2.0)),
@@ -177,6 +179,25 @@ def test_twin_replay_draws_a_share_of_d_and_all_of_d_test(problem, original, mon
     assert len(np.intersect1d(drawn[0], drawn[2])) < 50
 
 
+def test_twin_model_is_tuned_on_other_images_than_the_features_are_of(data, original, monkeypatch):
+    """With a share of D apart: M_t sees those of its classes, not D_test; features and labels are of D_test alone."""
+    problem = tmu_jax.data.forget_subset(data, target_classes=[1, 2], num_forget=30, tuned_share=0.25)
+    with monkeypatch.context() as patched:
+        calls = capture_fit(patched)
+        twin.train_twin(problem, original, KEY)
+    rows = calls[0]["stream"].groups[0]
+    assert sorted(rows) == sorted([*problem.train.indices, *problem.tuned.indices])
+    assert not np.isin(problem.heldout.indices, rows).any()
+    found = twin.measure_features(problem, original, original, (original,) * 2, QUICK)
+    assert found.twin.shape == (len(problem.heldout), 3)
+    right = training.predict(original, problem.heldout)[0].argmax(-1) == problem.heldout.labels
+    np.testing.assert_array_equal(found.easy, right)
+    # What M_t knows is asked of the images that it was tuned on.
+    accuracy = 100 * np.mean(training.predict(original, problem.tuned)[0].argmax(-1) == problem.tuned.labels)
+    assert accuracy < QUICK.enough_accuracy
+    assert any(f"{accuracy:.1f} % of the images it was tuned on" in note for note in found.notes)
+
+
 def test_twin_model_leaves_out_what_is_held_out_for_whole_classes(mixed, original, monkeypatch):
     calls = capture_fit(monkeypatch)
     twin.train_twin(mixed, original, KEY)
@@ -238,14 +259,19 @@ def test_a_twin_model_that_does_not_know_d_test_is_in_the_notes(problem, origina
     assert set(features.notes) <= set(prediction.notes)
 
 
-def test_images_that_are_drawn_otherwise_are_in_the_notes():
-    """Learnt by heart under wrong labels: the curriculum model, which never saw them, finds them far harder."""
+def with_wrong_labels():
+    """A data set in which 30 images of class 1 are called 2, and their rows."""
     data = tiny_data(num_train=400, num_test=160)
     rows = np.flatnonzero(data.train_labels == 1)[:30]
     labels = data.train_labels.copy()
     labels[rows] = 2
-    changed = tmu_jax.data.from_arrays(data.train_images, labels, data.test_images, data.test_labels)
-    for asked, is_warned in ((rows, True), (np.flatnonzero(labels == 2)[60:90], False)):
+    return tmu_jax.data.from_arrays(data.train_images, labels, data.test_images, data.test_labels), rows
+
+
+def test_images_that_are_drawn_otherwise_are_in_the_notes():
+    """Learnt by heart under wrong labels: the curriculum model, which never saw them, finds them far harder."""
+    changed, rows = with_wrong_labels()
+    for asked, is_warned in ((rows, True), (np.flatnonzero(changed.train_labels == 2)[60:90], False)):
         problem = tmu_jax.data.forget_indices(changed, asked, ratio="all")
         recipe = Recipe(epochs=8, batch_size=20, learning_rate=0.05)
         original = tmu_jax.train(TinyNet(width=32), problem.train, recipe=recipe, key=jax.random.key(0))
@@ -309,6 +335,43 @@ def test_curriculum_images_are_of_d_without_any_forget_set(data, original, monke
         assert split.pool is problem.pool
         assert options["recipe"].epochs == 2
         assert options["recipe"].learning_rate == original.recipe.learning_rate
+
+
+def test_curriculum_images_may_be_all_of_d_or_d_test_too(problem, original, monkeypatch):
+    calls = capture_train(monkeypatch)
+    others = problem.retain.indices[:50]
+    train, heldout = set(problem.train.indices), set(problem.heldout.indices)
+    for data, allowed in (("train", train), ("train_and_heldout", train | heldout)):
+        settings = TwinSettings(curriculum_data=data, curriculum_share=1.0)
+        twin.train_curriculum(problem, original, KEY, settings, exclude=others)
+        assert sorted(calls[-1][1].indices) == sorted(allowed)
+        assert set(problem.forget.indices) <= set(calls[-1][1].indices)
+
+
+def test_a_curriculum_model_of_all_of_d_is_shared_by_every_request(data):
+    """Its name holds no forget set; with D_test in its images each request has its own."""
+    model = given(None, {"given": "M_o"})
+
+    def name(target, curriculum_data):
+        problem = tmu_jax.data.forget_subset(data, target_classes=[target], num_forget=30)
+        stages = twin.prediction_stage(problem, model, KEY, TwinSettings(curriculum_data=curriculum_data))
+        return next(stage.name for stage in stages.with_ancestors() if stage.kind == "curriculum")
+
+    assert name(1, "train") == name(2, "train")
+    assert name(1, "unseen") != name(2, "unseen")
+    assert name(1, "train_and_heldout") != name(2, "train_and_heldout")
+
+
+def test_a_curriculum_model_that_saw_one_of_the_two_alone_gives_no_warning():
+    """The losses of images that it was trained on lie lower whatever the draw was."""
+    changed, rows = with_wrong_labels()
+    problem = tmu_jax.data.forget_indices(changed, rows, ratio="all")
+    recipe = Recipe(epochs=4, batch_size=20, learning_rate=0.05)
+    original = tmu_jax.train(TinyNet(width=32), problem.retain, recipe=recipe, key=jax.random.key(0))
+    for curriculum_data, is_warned in (("unseen", True), ("train_and_heldout", True), ("train", False)):
+        settings = dataclasses.replace(QUICK, curriculum_data=curriculum_data)
+        found = twin.measure_features(problem, original, original, (original,) * 2, settings)
+        assert any("not drawn like" in note for note in found.notes) == is_warned
 
 
 def test_curriculum_draw_is_random_over_classes(problem, original, monkeypatch):
@@ -419,6 +482,12 @@ def test_every_setting_belongs_to_one_part():
     assert sorted(name for names in twin_settings.PARTS.values() for name in names) == sorted(fields)
     parts = {name: TwinSettings().part(name) for name in twin_settings.PARTS}
     assert parts["features"]["bank"] == "class"
+    # Parts without the settings that came later keep the names that they had.
+    assert "curriculum_data" not in parts["curriculum"]
+    assert "predictor_epochs" not in parts["predictor"]
+    other = TwinSettings(curriculum_data="train", predictor_epochs=200)
+    assert other.part("curriculum") == {**parts["curriculum"], "curriculum_data": "train"}
+    assert other.part("predictor") == {**parts["predictor"], "predictor_epochs": 200}
     assert "bank" not in parts["predictor"]
 
 
@@ -533,6 +602,19 @@ def test_the_predictor_sees_only_the_features_it_is_given(problem):
     assert np.mean(first.easy == ~hard) > 0.95
     blind = twin.predict_labels(problem, features, KEY, TwinSettings(features=("NF",)))
     assert np.mean(blind.easy == ~hard) < 0.9
+
+
+def test_the_predictor_takes_the_columns_and_the_epochs_that_it_is_given(problem):
+    features, _ = separable(problem, column=2)
+    of_twin, of_original = twin.scale_features(features, problem.heldout.labels, problem.forget.labels)
+    found = {}
+    for epochs in (100, 200):
+        settings = TwinSettings(features=("NF", "CF"), predictor_epochs=epochs)
+        params = predictor.fit(of_twin[:, [0, 2]], features.easy, key=KEY, epochs=epochs)
+        assert params["hidden_0"]["kernel"].shape == (2, 64)
+        found[epochs] = twin.predict_labels(problem, features, KEY, settings).probability
+        np.testing.assert_array_equal(found[epochs], predictor.predict_probability(params, of_original[:, [0, 2]]))
+    assert np.abs(found[100] - found[200]).max() > 1e-3
 
 
 @pytest.mark.parametrize(("value", "word"), [(True, "easy"), (False, "hard")])

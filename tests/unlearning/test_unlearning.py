@@ -550,3 +550,73 @@ def test_unknown_names_and_bad_options_are_refused(problem, original, monkeypatc
         tmu_jax.unlearn("negative_gradient", problem, original, key=KEY, alpha=1.5)
     with pytest.raises(ValueError, match="retain_share"):
         tmu_jax.unlearn("bad_teacher", problem, original, key=KEY, retain_share=0.0)
+
+
+TWIN = twin.TwinSettings(
+    twin_recipe=Recipe(epochs=1, batch_size=20, schedule="constant"), max_twin_epochs=2, eps_candidates=(2 / 255,)
+)
+
+
+def last_fit(monkeypatch, *arguments, **options):
+    """What `unlearn` gives to the last `fit`, which is its own; the fits before it are kept, too."""
+    calls, fit = [], training.fit
+
+    def spied(module, variables, normalization, pool, stream, targets, weights, recipe, key, **rest):
+        calls.append((variables, recipe))
+        return fit(module, variables, normalization, pool, stream, targets, weights, recipe, key, **rest)
+
+    with monkeypatch.context() as patched:
+        patch_everywhere(patched, fit, spied)
+        found = tmu_jax.unlearn(*arguments, key=KEY, settings=TWIN, recipe=SHORT, **options)
+    return found, calls
+
+
+def test_unlearning_starts_from_the_twin_model_where_it_is_told_to(problem, original, monkeypatch):
+    kept = {}
+    train_twin = twin.train_twin
+
+    def spied(*arguments):
+        kept["twin"] = train_twin(*arguments)
+        return kept["twin"]
+
+    patch_everywhere(monkeypatch, train_twin, spied)
+    for start in ("original", "twin"):
+        method = dataclasses.replace(METHODS["twin"], start=start)
+        found, calls = last_fit(monkeypatch, method, problem, original)
+        begun = calls[-1][0]
+        chex.assert_trees_all_equal(begun, original.variables if start == "original" else kept["twin"].variables)
+        assert found.original is original
+        assert found.recipe == original.recipe
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(kept["twin"].variables, original.variables)
+    with pytest.raises(ValueError, match="starts from the twin model"):
+        tmu_jax.unlearn(method, problem, original, key=KEY, prediction=found.prediction, recipe=SHORT)
+
+
+def test_noise_is_on_the_images_of_the_unlearning_alone(problem, original, monkeypatch):
+    quiet, without = last_fit(monkeypatch, "twin", problem, original)
+    noisy, calls = last_fit(monkeypatch, dataclasses.replace(METHODS["twin"], image_noise=0.1), problem, original)
+    assert [recipe.augment for _, recipe in without] == [False] * len(without)
+    assert [recipe.augment for _, recipe in calls[:-1]] == [False] * (len(calls) - 1)
+    assert calls[-1][1].augment == training.NoisyImages(0.1)
+    np.testing.assert_array_equal(noisy.prediction.probability, quiet.prediction.probability)
+    assert noisy.recipe == original.recipe
+    again, _ = last_fit(monkeypatch, dataclasses.replace(METHODS["twin"], image_noise=0.1), problem, original)
+    chex.assert_trees_all_equal(noisy.variables, again.variables)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(noisy.variables, quiet.variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("finetune", {"start": "twin"}, "start='twin'"),
+        ("twin", {"start": "gold"}, "start='gold'"),
+        ("twin", {"image_noise": -0.1}, "image_noise=-0.1"),
+        ("twin", {"image_noise": 2.0}, "image_noise=2.0"),
+        ("ssd", {"image_noise": 0.1}, "without a recipe"),
+    ],
+)
+def test_a_start_or_a_noise_that_cannot_be_is_refused(name, changes, said):
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(METHODS[name], **changes)

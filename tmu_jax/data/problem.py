@@ -4,6 +4,7 @@ References:
     Ji et al., "Towards Aligned Data Removal via Twin Machine Unlearning", arXiv:2408.11433, Eq. 3.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -33,6 +34,7 @@ def forget_subset(
     seed: int = 0,
     heldout_source: HeldoutSource = "test",
     ratio: Ratio = "dataset",
+    tuned_share: float = 0.0,
 ) -> ForgetProblem:
     """A request to forget random training images of each of some classes: the paper's protocol.
 
@@ -49,9 +51,13 @@ def forget_subset(
             crops, in extra rows of a new pool); "train" keeps the same share of *every* class out of training.
         ratio: "dataset" sizes D_test by Eq. 3 over the whole training set, "class" over the forget class alone;
             "all" takes all test images of the class.
+        tuned_share: share of *every* class's training images that are kept out of training, below 1; the twin model
+            is fine-tuned on those of the forget classes (`ForgetProblem.tuned`) in the place of D_test, and D_test,
+            from the test images, serves for features and labels alone. They are the last of the draw that begins with
+            the forgotten ones, so that those stay the same. 0: none.
 
     Returns:
-        The problem; `forget` and `heldout` are ordered by class, then by row.
+        The problem; `forget`, `heldout` and `tuned` are ordered by class, then by row.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -60,12 +66,22 @@ def forget_subset(
     targets = _check_classes(target_classes, data.num_classes)
     seed = _check_options(seed, heldout_source, ratio)
     class_sizes = _class_sizes(data.train_labels, data.num_classes)
-    counts = {c: _check_num_forget(num_forget, c, class_sizes[c]) for c in targets}
+    tuned_sizes = _tuned_sizes(tuned_share, heldout_source, class_sizes)
+    counts = {c: _check_num_forget(num_forget, c, class_sizes[c] - tuned_sizes[c]) for c in targets}
     orders = {
         c: shuffled_class(data.train_labels, c, seed, TRAIN_STREAM) for c in range(data.num_classes) if class_sizes[c]
     }
     forget = np.concatenate([np.sort(orders[c][: counts[c]]) for c in targets])
-    return _build(data, forget, counts, orders, seed, heldout_source, ratio)
+    if not tuned_share:
+        return _build(data, forget, counts, orders, seed, heldout_source, ratio)
+    kept_out = {c: np.sort(order[len(order) - tuned_sizes[c] :]) for c, order in orders.items()}
+    left = {c: order[: len(order) - tuned_sizes[c]] for c, order in orders.items()}
+    apart = np.concatenate(list(kept_out.values()))
+    found = _build(data, forget, counts, left, seed, heldout_source, ratio, apart)
+    tuned = _split(found.pool, np.concatenate([kept_out[c] for c in targets]))
+    if not len(tuned):
+        raise ValueError(f"tuned_share={tuned_share} of classes {targets} is no image; give a larger share")
+    return dataclasses.replace(found, tuned=tuned)
 
 
 @checked
@@ -164,7 +180,7 @@ def _build(
         seed: seed of the draws.
         heldout_source: "test" or "train".
         ratio: "dataset", "class" or "all".
-        removed: int32[k], rows of the pool that are in no set; of the training rows none is in `orders`.
+        removed: int32[k], rows of the pool that are in none of these sets; of the training rows none is in `orders`.
     """
     num_train = len(data.train_labels)
     removed = np.zeros(0, np.int32) if removed is None else removed
@@ -222,6 +238,18 @@ def _split(pool: Pool, rows: np.ndarray) -> Split:
 
 def _class_sizes(labels: np.ndarray, num_classes: int) -> list[int]:
     return np.bincount(labels, minlength=num_classes).tolist()
+
+
+def _tuned_sizes(tuned_share: float, heldout_source: str, class_sizes: Sequence[int]) -> list[int]:
+    """How many images of each class are kept out of training for the twin model to be tuned on."""
+    if not 0 <= tuned_share < 1:
+        raise ValueError(f"tuned_share={tuned_share} must be a share of the training images, at least 0 and below 1")
+    if tuned_share and heldout_source != "test":
+        raise ValueError(
+            f"tuned_share={tuned_share} needs heldout_source='test', got {heldout_source!r}: features and labels are "
+            "then those of test images"
+        )
+    return [round(tuned_share * size) for size in class_sizes]
 
 
 def _check_classes(target_classes: Iterable[int], num_classes: int) -> list[int]:

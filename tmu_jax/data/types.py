@@ -183,7 +183,7 @@ class Dataset:
 class ForgetProblem:
     """A request to forget some training images, with the sets that the method and its evaluation need.
 
-    `forget` and `retain` together are `train`; `heldout` shares no row with `train`.
+    `forget` and `retain` together are `train`; `heldout` and `tuned` share no row with `train`.
 
     Attributes:
         pool: all images: the data set's own pool, or a longer copy where held-out images had to be augmented.
@@ -199,6 +199,8 @@ class ForgetProblem:
         whole_classes: those of `target_classes` of which nothing is left in `retain`.
         notes: sentences that a report on this problem should carry.
         request: its number in a `tmu_jax.Ledger`; None where it is in none.
+        tuned: images of the forget classes that the twin model is fine-tuned on in the place of `heldout`, also never
+            seen by the original model; None: on `heldout`.
     """
 
     pool: Pool
@@ -214,6 +216,7 @@ class ForgetProblem:
     whole_classes: tuple[int, ...]
     notes: tuple[str, ...]
     request: int | None = None
+    tuned: Split | None = None
 
     @property
     def num_classes(self) -> int:

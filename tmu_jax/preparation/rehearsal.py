@@ -23,7 +23,7 @@ from tmu_jax.stages import VERSIONS, Progress, Stage, compute, given, key_for
 from tmu_jax.training import TrainedModel, predict
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning import Method, MethodName, as_method
-from tmu_jax.unlearning.method import Foretell, PredictLogits
+from tmu_jax.unlearning.needs import Foretell, PredictLogits
 
 Z = 1.959963984540054
 """Half width of a 95 % interval in standard errors."""

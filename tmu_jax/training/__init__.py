@@ -5,6 +5,7 @@ from tmu_jax.training.calls import STEPS_PER_CALL
 from tmu_jax.training.checking import Check, check
 from tmu_jax.training.images import (
     Call,
+    NoisyImages,
     device_images,
     in_calls,
     normalize,
@@ -40,6 +41,7 @@ __all__ = [
     "Keys",
     "Loss",
     "ModuleLike",
+    "NoisyImages",
     "Normalization",
     "Recipe",
     "Schedule",

@@ -1,5 +1,6 @@
 """Images and labels as the training step takes them: on the device, normalised, augmented."""
 
+import dataclasses
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 from tmu_jax import devices
 from tmu_jax.data import Pool, Split
 from tmu_jax.data.demand import chunks, read_ahead
+from tmu_jax.stages import key_for
 from tmu_jax.training.recipe import Augment, Normalization
 
 
@@ -62,6 +64,28 @@ def augmented(augment: bool | Augment, key: jax.Array, images: jax.Array) -> jax
             "must return images of the same shape and dtype"
         )
     return changed
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyImages:
+    """An augmentation (`Recipe.augment`): Gaussian noise on every pixel, after another augmentation.
+
+    The flips and crops of a key are those that it gives without noise; pixels stay within 0..1.
+
+    Attributes:
+      deviation: standard deviation, in pixel units 0..1.
+      augment: the other one, as a recipe has it.
+    """
+
+    deviation: float
+    augment: bool | Augment = False
+
+    def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
+        """Images float32[n, h, w, c] in 0..1, with noise."""
+        if self.augment:
+            images = augmented(self.augment, key, images)
+        noise = jax.random.normal(key_for(key, "noise"), images.shape, images.dtype)
+        return jnp.clip(images + self.deviation * noise, 0, 1)
 
 
 def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:

@@ -115,6 +115,7 @@ def predict_labels(
                 jnp.asarray(features.easy),
                 key=key,
                 batch_size=settings.predictor_batch_size,
+                epochs=settings.predictor_epochs,
             )
             heldout_probability = np.asarray(predictor.predict_probability(params, jnp.asarray(twin[:, columns])))
             probability = np.asarray(predictor.predict_probability(params, jnp.asarray(original[:, columns])))

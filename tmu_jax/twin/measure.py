@@ -13,7 +13,7 @@ from tmu_jax.statistics import ERRORS, UNLIKE, separation
 from tmu_jax.timing import Stopwatch
 from tmu_jax.training import TrainedModel, predict
 from tmu_jax.twin.features import adversarial, curriculum_loss, nearest_distance
-from tmu_jax.twin.models import outside
+from tmu_jax.twin.models import outside, tuned_on
 from tmu_jax.twin.settings import DEFAULT_SETTINGS, TwinSettings
 
 _MORE = 0.05
@@ -97,8 +97,9 @@ def measure_features(
         attacked, _ = attack(original, forget, eps, len(heldout))
         of_twin = [distance(twin, heldout, problem.train), trials[chosen], curriculum_loss(curriculum[0], heldout)]
         of_original = [distance(original, forget, problem.retain), attacked, curriculum_loss(curriculum[1], forget)]
-        notes = _twin_warning(twin, heldout, settings) + _heldout_warning(problem, original, easy)
-        if curriculum[0] is curriculum[1]:
+        notes = _twin_warning(problem, twin, settings) + _heldout_warning(problem, original, easy)
+        # A model that was trained on one of the two alone tells them apart by that.
+        if curriculum[0] is curriculum[1] and settings.curriculum_data != "train":
             notes += _draw_warning(of_original[2], forget, of_twin[2], heldout)
     # The same model twice is one training.
     trained = [twin, *{id(model): model for model in curriculum}.values()]
@@ -118,13 +119,14 @@ def measure_features(
     )
 
 
-def _twin_warning(twin: TrainedModel, heldout: Split, settings: TwinSettings) -> tuple[str, ...]:
-    """Says so where the twin model does not know D_test."""
-    accuracy = 100 * float(np.mean(predict(twin, heldout)[0].argmax(-1) == heldout.labels))
+def _twin_warning(problem: ForgetProblem, twin: TrainedModel, settings: TwinSettings) -> tuple[str, ...]:
+    """Says so where the twin model does not know D_test, or what it was tuned on in its place."""
+    tuned, name = tuned_on(problem), "D_test" if problem.tuned is None else "the images it was tuned on"
+    accuracy = 100 * float(np.mean(predict(twin, tuned)[0].argmax(-1) == tuned.labels))
     if accuracy >= settings.enough_accuracy:
         return ()
     return (
-        f"after {len(twin.losses)} epochs the twin model gets {accuracy:.1f} % of D_test right, "
+        f"after {len(twin.losses)} epochs the twin model gets {accuracy:.1f} % of {name} right, "
         f"below {settings.enough_accuracy:g} %",
     )
 

@@ -22,6 +22,11 @@ def outside(split: Split, classes: tuple[int, ...]) -> Split:
     return Split(split.pool, split.indices[~np.isin(split.labels, classes)])
 
 
+def tuned_on(problem: ForgetProblem) -> Split:
+    """What M_t is fine-tuned on beside D: D_test, or what the problem has in its place; not of whole classes."""
+    return outside(problem.heldout if problem.tuned is None else problem.tuned, problem.whole_classes)
+
+
 def _draw(indices: np.ndarray, share: float, key: jax.Array) -> np.ndarray:
     """A random share of the indices, at least one."""
     count = max(1, round(share * len(indices)))
@@ -35,7 +40,7 @@ def train_twin(
     settings: TwinSettings = DEFAULT_SETTINGS,
     progress: Progress | None = None,
 ) -> TrainedModel:
-    """M_t: the original model fine-tuned on D and D_test, until it knows D_test.
+    """M_t: the original model fine-tuned on D and D_test (or `problem.tuned`), until it knows those.
 
     Args:
       problem: the request.
@@ -50,7 +55,7 @@ def train_twin(
     Raises:
       ValueError: when the request forgets whole classes only.
     """
-    heldout = outside(problem.heldout, problem.whole_classes)
+    heldout = tuned_on(problem)
     if not len(heldout):
         raise ValueError(f"problem forgets whole classes {problem.whole_classes} only; they have no twin problem")
     return train_with_heldout(original, problem.train, heldout, key, settings, progress)
@@ -123,7 +128,8 @@ def train_curriculum(
 ) -> TrainedModel:
     """G_c: the same architecture from a fresh initialisation, trained briefly on a part of D.
 
-    Neither D_f nor D_test are among its images, or its loss would not transfer from one to the other.
+    Neither D_f nor D_test are among its images, or its loss would not transfer from one to the other; but see
+    `TwinSettings.curriculum_data`.
 
     Args:
       problem: the request.
@@ -131,6 +137,7 @@ def train_curriculum(
       key: a PRNG key.
       settings: see `TwinSettings`.
       exclude: int32, further rows of the pool to leave out: the forget sets of other requests that share this model.
+        Only of what is "unseen".
       progress: called with (steps done, steps in all).
 
     Returns:
@@ -140,8 +147,12 @@ def train_curriculum(
       ValueError: when nothing of D is left to train on.
     """
     draw_key, train_key = jax.random.split(key)
-    excluded = np.concatenate([problem.forget.indices, problem.heldout.indices, [] if exclude is None else exclude])
-    allowed = np.setdiff1d(problem.train.indices, excluded.astype(np.int32))
+    allowed = problem.train.indices
+    if settings.curriculum_data == "train_and_heldout":
+        allowed = np.union1d(allowed, problem.heldout.indices)
+    elif settings.curriculum_data == "unseen":
+        excluded = np.concatenate([problem.forget.indices, problem.heldout.indices, [] if exclude is None else exclude])
+        allowed = np.setdiff1d(allowed, excluded.astype(np.int32))
     if not len(allowed):
         raise ValueError("exclude leaves no training image for the curriculum model; it needs at least one")
     # A cycle fits any number of epochs, and its peak is no rate to start at.

@@ -18,7 +18,7 @@ from tmu_jax.stages import ATTACK_WORK, PASS_WORK, VERSIONS, Progress, Stage, co
 from tmu_jax.training import TrainedModel
 from tmu_jax.twin.labels import TwinPrediction, all_hard, predict_labels
 from tmu_jax.twin.measure import ProblemFeatures, measure_features
-from tmu_jax.twin.models import outside, train_curriculum, train_first_epoch, train_twin
+from tmu_jax.twin.models import train_curriculum, train_first_epoch, train_twin, tuned_on
 from tmu_jax.twin.settings import DEFAULT_SETTINGS, TwinSettings
 
 
@@ -98,9 +98,9 @@ def prediction_stage(
             "settings": settings.part("twin_model"),
             "key": twin_key,
             "train": train,
-            "heldout": outside(problem.heldout, problem.whole_classes).images,
+            "heldout": tuned_on(problem).images,
         },
-        work=settings.twin_recipe.epochs * (settings.twin_replay * len(train) + len(heldout)),
+        work=settings.twin_recipe.epochs * (settings.twin_replay * len(train) + len(tuned_on(problem))),
     )
     of_twin, of_original = _curriculum_stages(problem, original, twin, key_for(key, "curriculum"), settings, exclude)
     attacked = len(settings.eps_candidates) * len(heldout) + len(forget)
@@ -150,6 +150,9 @@ def _curriculum_stages(
     part, train = settings.part("curriculum"), problem.train.indices
     if settings.curriculum == "fresh":
         left_out = np.union1d(problem.forget.indices, [] if exclude is None else exclude).astype(np.int32)
+        if settings.curriculum_data != "unseen":
+            left_out = np.zeros(0, np.int32)
+        seen = {"heldout": problem.heldout.images} if settings.curriculum_data == "train_and_heldout" else {}
         fresh = Stage(
             "curriculum",
             "curriculum model",
@@ -157,7 +160,7 @@ def _curriculum_stages(
             TrainedModel,
             VERSIONS["curriculum"],
             {"original": original},
-            {"settings": part, "key": key, "train": train, "exclude": left_out},
+            {"settings": part, "key": key, "train": train, "exclude": left_out, **seen},
             work=settings.curriculum_share * settings.curriculum_epochs * len(train),
         )
         return fresh, fresh

@@ -16,14 +16,18 @@ FIRST_EPOCH_RECIPE = Recipe(epochs=1, batch_size=128, learning_rate=0.02, schedu
 
 PARTS: dict[str, tuple[str, ...]] = {
     "twin_model": ("twin_recipe", "max_twin_epochs", "enough_accuracy", "twin_replay"),
-    "curriculum": ("curriculum", "curriculum_epochs", "curriculum_share"),
+    "curriculum": ("curriculum", "curriculum_epochs", "curriculum_share", "curriculum_data"),
     "features": ("num_neighbors", "bank", "normalize_embeddings", "attack_steps", "eps_candidates", "attack_order"),
-    "predictor": ("features", "scaling", "min_scaling", "threshold", "predictor_batch_size"),
+    "predictor": ("features", "scaling", "min_scaling", "threshold", "predictor_batch_size", "predictor_epochs"),
 }
 """Which settings each part of the twin problem depends on; a part depends on the ones before it as well."""
 
+_ADDED = ("curriculum_data", "predictor_epochs")
+"""Settings that parts were made without before: where they have the default, a part is called as it was then."""
+
 
 CurriculumSource = Literal["fresh", "first_epoch"]
+CurriculumData = Literal["unseen", "train", "train_and_heldout"]
 NeighborBank = Literal["class", "all"]
 AttackOrder = Literal["clean_target", "adversarial_target"]
 Scaling = Literal["per_problem", "twin"]
@@ -42,7 +46,9 @@ class TwinSettings:
       curriculum: where CF comes from: "fresh" (G_c, a fresh model trained briefly) or "first_epoch" (each problem's own
         model after one epoch of fine-tuning on its retain set, as the paper's introduction has it).
       curriculum_epochs: epochs of the curriculum model.
-      curriculum_share: share of D (without any forget or held-out image) that it is trained on, in (0, 1].
+      curriculum_share: share of `curriculum_data` that it is trained on, in (0, 1].
+      curriculum_data: what the curriculum model is drawn from: "unseen" (D without any forget or held-out image),
+        "train" (all of D, D_f included) or "train_and_heldout" (D and D_test, so that it knows D_f and D_test alike).
       num_neighbors: nearest neighbours averaged by NF.
       bank: "class" (neighbours are of the sample's class) or "all" (of any class of the retain set).
       normalize_embeddings: whether NF divides each embedding by its L2 norm.
@@ -55,6 +61,7 @@ class TwinSettings:
       min_scaling: see `scaling`.
       threshold: "half" (easy when p ≥ 0.5) or "count" (as many hard as M_o gets wrong of D_test, class by class).
       predictor_batch_size: samples a step of the predictor's training.
+      predictor_epochs: its passes over D_test.
     """
 
     twin_recipe: Recipe = TWIN_RECIPE
@@ -64,6 +71,7 @@ class TwinSettings:
     curriculum: CurriculumSource = "fresh"
     curriculum_epochs: int = 2
     curriculum_share: float = 0.2
+    curriculum_data: CurriculumData = "unseen"
     num_neighbors: int = 5
     bank: NeighborBank = "class"
     normalize_embeddings: bool = True
@@ -75,10 +83,12 @@ class TwinSettings:
     min_scaling: int = 20
     threshold: Threshold = "half"
     predictor_batch_size: int = 16
+    predictor_epochs: int = 100
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("max_twin_epochs", "curriculum_epochs", "num_neighbors", "attack_steps", "predictor_batch_size"):
+        at_least_one = ("max_twin_epochs", "curriculum_epochs", "num_neighbors", "attack_steps")
+        for name in (*at_least_one, "predictor_batch_size", "predictor_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if not (self.enough_accuracy == 0 or 1 < self.enough_accuracy <= 100):
@@ -98,11 +108,17 @@ class TwinSettings:
 
     def part(self, name: str) -> dict[str, Any]:
         """The settings that one part of the twin problem depends on, see `PARTS`."""
-        return {field: value for field, value in dataclasses.asdict(self).items() if field in PARTS[name]}
+        default = {field.name: field.default for field in dataclasses.fields(self) if field.name in _ADDED}
+        return {
+            field: value
+            for field, value in dataclasses.asdict(self).items()
+            if field in PARTS[name] and not (field in default and value == default[field])
+        }
 
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "curriculum": get_args(CurriculumSource),
+    "curriculum_data": get_args(CurriculumData),
     "bank": get_args(NeighborBank),
     "attack_order": get_args(AttackOrder),
     "scaling": (*get_args(Scaling), None),

@@ -23,7 +23,8 @@ import numpy as np
 from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.stages import PASS_WORK, Progress
 from tmu_jax.training import Recipe, Stream, TrainedModel, fit, predict
-from tmu_jax.unlearning.method import Method, PredictLogits
+from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.needs import PredictLogits
 from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.relabelling import draw_retained, equal_weights
 from tmu_jax.unlearning.unlearned import UnlearnedModel, with_variables

@@ -5,67 +5,23 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import jax
-import numpy as np
 
 from tmu_jax.data import ForgetProblem
 from tmu_jax.stages import Progress, Stage, key_for
 from tmu_jax.timing import Stopwatch
-from tmu_jax.training import ModuleLike, Recipe, TrainedModel, fit
+from tmu_jax.training import ModuleLike, NoisyImages, Recipe, TrainedModel, fit
 from tmu_jax.training.packing import pack_recipe
 from tmu_jax.twin import TwinPrediction
+from tmu_jax.unlearning.needs import NEEDS, Foretell, PredictLogits
 from tmu_jax.unlearning.ranges import OF_RECIPE, Range
 from tmu_jax.unlearning.relabelling import Relabel
 from tmu_jax.unlearning.unlearned import UnlearnedModel, as_unlearned, with_variables
 
-_TAKEN = frozenset(
-    {
-        "problem",
-        "original",
-        "key",
-        "recipe",
-        "settings",
-        "prediction",
-        "exclude",
-        "progress",
-        "method",
-        "easy",
-        "targets",
-    }
-)
-NEEDS = ("prediction", "bank", "rehearsal", "datamodels", None)
-
+_TAKEN = frozenset("problem original key recipe settings prediction exclude progress method easy targets".split())
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-
-
-class Foretell(Protocol):
-    """Tells from a model that is on its way what gold would answer on D_f; see `tmu_jax.preparation.foretelling`.
-
-    Attributes:
-      seconds_by_part: run time of what it learnt from.
-    """
-
-    seconds_by_part: Mapping[str, float]
-
-    def __call__(self, model: TrainedModel, problem: ForgetProblem) -> TwinPrediction:
-        """Args: model: what the method has come to; problem: the request."""
-
-
-class PredictLogits(Protocol):
-    """Predicts logits of a model trained without D_f; see `tmu_jax.preparation.datamodels`.
-
-    Attributes:
-      trainings: on which it rests, of each image.
-      seconds_by_part: run time of what it was fitted on.
-    """
-
-    trainings: int
-    seconds_by_part: Mapping[str, float]
-
-    def __call__(self, problem: ForgetProblem, rows: np.ndarray, logits: np.ndarray, ridge: float) -> np.ndarray:
-        """Args: problem: the request; rows: int32[n] of D; logits: of M_o on them; ridge: weight of the penalty."""
 
 
 def _every_image(problem: ForgetProblem, **options: Any) -> float:
@@ -98,6 +54,10 @@ class Method:
         train such an original for it.
       module_of: called with (the original's module, **options): the module of the result, where it is another one.
       reference: "original" or "gold" for the two ends of the scale: the experiments have those models already.
+      start: whose weights are fine-tuned: "original" (M_o) or "twin" (M_t, of a method that needs a prediction; M_o
+        where whole classes are forgotten and there is no twin problem).
+      image_noise: standard deviation of Gaussian noise on the images of the fine-tuning, in pixel units 0..1, drawn
+        anew for each image of each step; see `NoisyImages`.
       version: of its code; raise it when its numbers change, and models that are kept under the old one are not used.
     """
 
@@ -114,6 +74,8 @@ class Method:
     needs_updates: bool = False
     module_of: Callable[..., ModuleLike] = lambda module, **options: module
     reference: Literal["original", "gold"] | None = None
+    start: Literal["original", "twin"] = "original"
+    image_noise: float = 0.0
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -123,6 +85,15 @@ class Method:
             raise ValueError(f"needs={self.needs!r} of method {self.name!r} must be one of {NEEDS}")
         if self.reference not in ("original", "gold", None):
             raise ValueError(f"reference={self.reference!r} of method {self.name!r} must be 'original', 'gold' or None")
+        if self.start not in ("original", "twin") or (self.start == "twin" and self.needs != "prediction"):
+            raise ValueError(
+                f"start={self.start!r} of method {self.name!r} must be 'original', or 'twin' for one that needs a "
+                "prediction"
+            )
+        if not 0 <= self.image_noise <= 1 or (self.image_noise and self.recipe is None):
+            raise ValueError(
+                f"image_noise={self.image_noise} of method {self.name!r} must lie in 0..1, and be 0 without a recipe"
+            )
         taken = sorted(set(self.options) & _TAKEN)
         if taken:
             raise ValueError(f"options of method {self.name!r} hold {taken[0]!r}, which every method is called with")
@@ -176,10 +147,14 @@ class Method:
         if self.needs is not None:
             assert prediction is not None, self.name
             parents["prediction"] = prediction
+            if self.start == "twin" and (twin := self._twin_of(prediction)) is not None:
+                parents["start"] = twin
         return Stage(
             self.name,
             self.name,
-            lambda original, progress, prediction=None: self.apply(problem, original, own_key, prediction, progress),
+            lambda original, progress, prediction=None, start=None: self.apply(
+                problem, original, own_key, prediction, progress, start
+            ),
             UnlearnedModel,
             self.version,
             parents,
@@ -194,9 +169,19 @@ class Method:
                 "pool": len(problem.pool.labels),
                 # A method may use D_test, whatever ours do.
                 "heldout": problem.heldout.images,
+                **({"image_noise": self.image_noise} if self.image_noise else {}),
             },
             work=self.work(problem),
         )
+
+    def _twin_of(self, prediction: Stage) -> Stage | None:
+        """The stage of the twin model behind a prediction; None where the request has no twin problem."""
+        if prediction.is_given:
+            raise ValueError(
+                f"method {self.name!r} starts from the twin model, which a prediction that is given does not hold; "
+                "leave prediction out"
+            )
+        return next((stage for stage in prediction.with_ancestors() if stage.kind == "twin_model"), None)
 
     def check_original(self, original: TrainedModel, trains_afresh: bool = False) -> None:
         """Raises ValueError where something is trained as the original was, and how is not known.
@@ -221,10 +206,15 @@ class Method:
         key: jax.Array,
         prediction: TwinPrediction | Foretell | PredictLogits | None = None,
         progress: Progress | None = None,
+        start: TrainedModel | None = None,
     ) -> UnlearnedModel:
-        """Unlearns; its seconds include the making of the relabelling and, where it needs one, the prediction."""
+        """Unlearns; its seconds include the making of the relabelling and, where it needs one, the prediction.
+
+        The fine-tuning begins with the variables of `start`, where one is given.
+        """
+        begun = original if start is None else dataclasses.replace(original, variables=start.variables)
         with Stopwatch() as watch:
-            found = self._run(problem, original, key, prediction, progress)
+            found = self._run(problem, begun, key, prediction, progress)
             jax.block_until_ready(found.variables)
         own = {"seconds_by_part": {"unlearning": watch.seconds}, "compile_seconds": watch.compile_seconds}
         model = found if isinstance(found, UnlearnedModel) else as_unlearned(found, **own)
@@ -264,6 +254,9 @@ class Method:
             recipe_or_none = recipe_or_none(original.training_recipe, **self.options)
         if recipe_or_none is not None and original.recipe is not None:
             recipe_or_none = dataclasses.replace(recipe_or_none, augment=original.augment)
+        if recipe_or_none is not None and self.image_noise:
+            noisy = NoisyImages(self.image_noise, recipe_or_none.augment)
+            recipe_or_none = dataclasses.replace(recipe_or_none, augment=noisy)
         if self.run is not None:
             recipe = {} if recipe_or_none is None else {"recipe": recipe_or_none}
             needed = {} if prediction is None else {"prediction": prediction}

@@ -13,7 +13,8 @@ from tmu_jax.data import ForgetProblem
 from tmu_jax.stages import Progress, ignore_progress
 from tmu_jax.training import TrainedModel
 from tmu_jax.unlearning import rewarm, soft_twin
-from tmu_jax.unlearning.method import Foretell, Method
+from tmu_jax.unlearning.method import Method
+from tmu_jax.unlearning.needs import Foretell
 from tmu_jax.unlearning.ranges import Range
 from tmu_jax.unlearning.unlearned import UnlearnedModel
 
