@@ -8,7 +8,6 @@ earlier and easier ones `python -m experiments.variants --preset quick` took 13 
 """
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from experiments.protocol.options import PRESETS, DataOptions, RequestOptions, R
 from experiments.protocol.settings import Settings
 from experiments.report import variants as report_variants
 from tmu_jax.data import Dataset
+from tmu_jax.resuming import leave
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,4 +98,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
