@@ -16,7 +16,6 @@ features 1.5 each seed, the predictors none (`results/ablation-small-resnet-cpu`
 
 import dataclasses
 import itertools
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from experiments.protocol.options import PRESETS, DataOptions, RequestOptions, R
 from experiments.protocol.settings import Settings
 from experiments.report import ablation as report_ablation
 from tmu_jax.data import Dataset
+from tmu_jax.resuming import leave
 from tmu_jax.twin.features import FEATURES
 
 
@@ -71,4 +71,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -9,7 +9,6 @@ expect stand with each experiment.
 import dataclasses
 import functools
 import pathlib
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -26,7 +25,7 @@ from experiments.protocol.forecast import Forecast, forecast
 from experiments.report.formats import plain
 from tmu_jax.command.parsing import parsed
 from tmu_jax.command.saying import stop_saying
-from tmu_jax.resuming import stop_on_terminate
+from tmu_jax.resuming import leave, stop_on_terminate
 
 EXPERIMENTS: dict[str, tuple[Experiment, Any]] = {
     module.EXPERIMENT.name: (module.EXPERIMENT, module.Options)
@@ -177,4 +176,4 @@ def say_done(outputs: Mapping[pathlib.Path, str], console: Console, start: float
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -16,12 +16,12 @@ train a gold model and 12 for a twin request (`results/cifar10-small-resnet-cpu`
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 
 from experiments.protocol import command
 from experiments.protocol.experiment import Experiment, cifar
 from experiments.protocol.options import PRESETS, DataOptions, MethodOptions, RequestOptions, RunOptions
+from tmu_jax.resuming import leave
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,4 +49,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

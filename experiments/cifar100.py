@@ -15,13 +15,13 @@ and continued by hand (`results/cifar100-small-resnet-cpu`):
 
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Literal
 
 from experiments.protocol import command
 from experiments.protocol.experiment import Experiment, cifar
 from experiments.protocol.options import FAST, PAPER, QUICK, DataOptions, MethodOptions, RequestOptions, RunOptions
+from tmu_jax.resuming import leave
 
 CLASSES = ("road", "turtle", "chimpanzee", "orchid", "rabbit", "forest", "possum", "fox", "house", "mushroom")
 
@@ -72,4 +72,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -7,7 +7,6 @@ differ, and alignment against seconds.
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from experiments.protocol.settings import Settings
 from experiments.report import compare as report_compare
 from tmu_jax.data import Dataset
 from tmu_jax.preparation import BankSettings
+from tmu_jax.resuming import leave
 from tmu_jax.unlearning import METHODS
 from tmu_jax.unlearning.shipped import SHIPPED, read_recipes
 
@@ -135,4 +135,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

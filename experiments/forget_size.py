@@ -14,7 +14,6 @@ minutes on two CPU cores (records in the history alone):
 
 import dataclasses
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from experiments.protocol.requests import make_requests
 from experiments.protocol.settings import Settings
 from experiments.report import forget_size as report_forget_size
 from tmu_jax.data import Dataset
+from tmu_jax.resuming import leave
 
 METHODS = ("original", "retrain", "bad_teacher", "twin")
 QUICK_SIZES = ("1", "50", "all")
@@ -125,4 +125,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

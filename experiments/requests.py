@@ -14,7 +14,6 @@ trainings of five to eight minutes on two CPU cores:
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from experiments.report import requests as report_requests
 from tmu_jax import unlearning
 from tmu_jax.data import Dataset
 from tmu_jax.preparation import BankSettings, candidates
+from tmu_jax.resuming import leave
 
 METHODS = ("rewarm", "rewarm_rehearsed", "rewarm_twin", "soft_twin")
 COMBINED = {"requests": "combined"}
@@ -142,4 +142,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

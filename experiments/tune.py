@@ -8,7 +8,6 @@ reached. `recipes.json` in the output folder holds what was chosen, with every t
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from experiments.protocol.settings import Settings
 from experiments.report import tune as report_tune
 from tmu_jax.data import Dataset
 from tmu_jax.preparation import BankSettings
+from tmu_jax.resuming import leave
 from tmu_jax.unlearning import METHODS
 
 COMBINED = {"requests": "combined"}
@@ -92,4 +92,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -12,7 +12,6 @@ two CPU cores. The authors' arms were run once to see that each goes through, on
 """
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from experiments.protocol.options import PRESETS, DataOptions, RequestOptions, R
 from experiments.protocol.settings import Settings
 from experiments.report import variants as report_variants
 from tmu_jax.data import Dataset
+from tmu_jax.resuming import leave
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,4 +190,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -9,7 +9,6 @@ Not yet run at full size (`python -m experiments.vggface2 --preset paper --data-
 
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Literal
 
@@ -19,6 +18,7 @@ from experiments.protocol.experiment import Experiment, Source
 from experiments.protocol.options import FAST, PAPER, QUICK, MethodOptions, RequestOptions, RunOptions
 from experiments.protocol.settings import Settings
 from tmu_jax.data import Dataset
+from tmu_jax.resuming import leave
 
 NUM_FORGOTTEN = 10
 
@@ -104,4 +104,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -14,9 +14,6 @@ from tmu_jax import devices
 from tmu_jax.resuming import resumable
 from tmu_jax.store import StageStore
 
-FITTED = ("bank_prediction", "foretelling", "rewarm_rehearsed", "soft_twin", "rewarm_twin", "bank_labels", "rehearsal")
-"""Stages that rest on a logistic regression, which stops where its gradient is small enough."""
-
 
 def start(file, where, *stages):
     """The process of `tests.spread`."""
@@ -42,7 +39,7 @@ def check_equal(found, expected):
     for name in names:
         # Adam takes steps along what is rounding noise: the gradient of a bias before batch norm. Conjugate gradients
         # carry rounding from product to product.
-        close = 1e-4 if name.startswith((*FITTED, "bad_teacher", "influence", "ntk")) else 1e-5
+        close = 1e-4 if name.startswith(("bad_teacher", "influence", "ntk")) else 1e-5
         np.testing.assert_allclose(found[name], expected[name], rtol=close, atol=close, err_msg=name)
 
 

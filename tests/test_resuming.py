@@ -277,6 +277,24 @@ def test_sigterm_is_an_interruption():
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.parametrize(("stop", "status", "waits"), [("", 3, True), ("", 130, False), ("terminate", 0, False)])
+def test_a_stopped_command_does_not_wait_for_what_interrupted_calls_left(stop, status, waits):
+    """In their place a function that Python calls on leaving, as it waits for XLA's threads."""
+    code = f"""
+import atexit, contextlib, signal
+from tmu_jax.resuming import leave, stop_on_terminate
+atexit.register(print, "waited")
+stop_on_terminate()
+if {stop!r}:
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+print("said")
+leave({status})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (status, ["said", "waited"] if waits else ["said"])
+
+
 CHILD = """
 import hashlib, sys, jax, numpy as np, tmu_jax
 from tests.test_resuming import trained, RECIPE

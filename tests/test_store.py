@@ -75,6 +75,12 @@ def test_a_stage_whose_writing_was_stopped_is_not_there(store, monkeypatch):
     assert_whole(store.load("gold-half"))
 
 
+def test_what_a_kill_left_of_a_finished_stages_trainings_is_removed(store):
+    (store.partial(NAME) / "loop-1").mkdir(parents=True)
+    assert_whole(store.load_or_make(NAME, pytest.fail))
+    assert not store.partial(NAME).exists()
+
+
 def swapped(path):
     """Another gold's folder under this name."""
     StageStore(path.parent).save("gold-other", Saved({"a": np.ones(3, np.float32)}, {}))

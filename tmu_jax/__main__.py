@@ -1,8 +1,7 @@
 """`python -m tmu_jax` is the command `tmu-jax`."""
 
-import sys
-
 from tmu_jax.command import main
+from tmu_jax.resuming import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

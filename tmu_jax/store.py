@@ -128,6 +128,8 @@ class StageStore:
             # Many may read at once. What cannot be read so is named below, when nobody else can be at it.
             found = self._load(name, lambda sentence: None)
             if found is not None:
+                # Where it was killed right after the stage was written.
+                shutil.rmtree(self.partial(name), ignore_errors=True)
                 return found
         path = self.directory / ".locks" / f"{name}.lock"
         with contextlib.ExitStack() as stack:

@@ -54,6 +54,19 @@ def test_the_sharpening_is_what_brings_the_shifted_targets_nearest_to_gold():
     np.testing.assert_allclose(sharpen(np.array([[0.8, 0.2]]), 2.0), [[0.64 / 0.68, 0.04 / 0.68]], rtol=1e-6)
 
 
+def test_rounding_in_the_answers_is_rounding_in_what_is_fitted():
+    """As one device and several round otherwise; where the sharpening was sought in float32 it moved by 1e-4."""
+    answers, labels, gold, _ = planted(num=80)
+    rng = np.random.default_rng(0)
+    gold = 0.7 * np.eye(CLASSES)[[rng.choice(CLASSES, p=row / row.sum()) for row in gold]] + 0.3 * gold
+    rounded = (answers * (1 + 1e-6 * rng.standard_normal(answers.shape))).astype(np.float32)
+    one, other = (fit_calibration(given, labels, gold) for given in (answers, rounded))
+    assert other.sharpening == pytest.approx(one.sharpening, abs=1e-5)
+    assert other.rest == pytest.approx(one.rest, abs=1e-5)
+    np.testing.assert_allclose(other.heldout.targets, one.heldout.targets, atol=1e-5)
+    np.testing.assert_allclose(other.heldout.probability, one.heldout.probability, atol=1e-5)
+
+
 def test_the_probability_of_being_right_is_calibrated():
     answers, labels, gold, true = planted()
     rng = np.random.default_rng(7)

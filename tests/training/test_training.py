@@ -373,6 +373,13 @@ def test_recipe_refuses_what_cannot_work(field, value):
         Recipe(**{field: value})
 
 
+@pytest.mark.parametrize("classes", [10**9, 10**20])
+def test_a_model_that_no_memory_holds_is_refused_by_its_bytes(problem, classes):
+    """Its head has 16 weights and a bias for each class, of 4 bytes; as much for their gradient."""
+    with pytest.raises(ValueError, match=rf"^model=TinyNet\(.* takes {136 * classes // 10**9:,} GB, more than the"):
+        tmu_jax.train(TinyNet(classes), problem.train, key=jax.random.key(0))
+
+
 def test_training_on_nothing_is_refused(problem):
     with pytest.raises(ValueError, match="data"):
         tmu_jax.train(TinyNet(), Split(problem.pool, np.zeros(0, np.int32)), key=jax.random.key(0))

@@ -89,8 +89,8 @@ def check_memory(argument: str, value: Any, num_bytes: int) -> None:
         return
     if num_bytes > there > 0:
         raise ValueError(
-            f"{argument}={shown(value)} takes more than the {there / 1e9:,.0f} GB of memory of this machine; give a "
-            "smaller one"
+            f"{argument}={shown(value)} takes {num_bytes / 1e9:,.0f} GB, more than the {there / 1e9:,.0f} of memory of "
+            "this machine; give a smaller one"
         )
 
 

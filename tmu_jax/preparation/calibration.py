@@ -20,6 +20,8 @@ from sklearn.preprocessing import StandardScaler
 CROSS_FITS = 10
 _LARGEST_EXPONENT = 8.0
 _SMALL = 1e-6
+_CLOSE = {"xatol": 1e-7}
+"""How near exponents are found: what rests on them is to differ by rounding alone from one device to several."""
 
 
 def bank_features(answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -154,8 +156,7 @@ def share_out(true: np.ndarray, answers: np.ndarray, labels: np.ndarray, exponen
 
 def sharpen(distributions: np.ndarray, exponent: float) -> np.ndarray:
     """Distributions float[n, classes] raised to a power and brought to sum 1 again, float32[n, classes]."""
-    log = exponent * np.log(np.maximum(distributions.astype(np.float64), 1e-12))
-    return scipy.special.softmax(log, axis=1).astype(np.float32)
+    return _sharpened(distributions, exponent).astype(np.float32)
 
 
 def shift_to_count(targets: np.ndarray, labels: np.ndarray, num_wrong: int) -> np.ndarray:
@@ -174,19 +175,30 @@ def shift_to_count(targets: np.ndarray, labels: np.ndarray, num_wrong: int) -> n
     """
     if not 0 <= num_wrong <= len(labels):
         raise ValueError(f"num_wrong={num_wrong} must lie in 0..{len(labels)}")
+    return _shifted(targets, labels, num_wrong).astype(np.float32)
+
+
+def _sharpened(distributions: np.ndarray, exponent: float) -> np.ndarray:
+    """`sharpen` in float64."""
+    log = exponent * np.log(np.maximum(distributions.astype(np.float64), 1e-12))
+    return scipy.special.softmax(log, axis=1)
+
+
+def _shifted(targets: np.ndarray, labels: np.ndarray, num_wrong: int) -> np.ndarray:
+    """`shift_to_count` in float64."""
     log = np.log(np.maximum(targets.astype(np.float64), 1e-12))
     own = np.arange(len(labels)), labels
     others = np.array(log)
     others[own] = -np.inf
     margins = log[own] - others.max(1)
     if int((margins < 0).sum()) == num_wrong:
-        return targets.astype(np.float32)
+        return targets
     order = np.sort(margins)
     below = order[num_wrong - 1] if num_wrong else order[0] - 2 * _SMALL
     above = order[num_wrong] if num_wrong < len(order) else order[-1] + 2 * _SMALL
     log[own] -= (below + above) / 2
     shifted = np.exp(log - log.max(1, keepdims=True))
-    return (shifted / shifted.sum(1, keepdims=True)).astype(np.float32)
+    return shifted / shifted.sum(1, keepdims=True)
 
 
 def _inputs(answers: np.ndarray, labels: np.ndarray, features: np.ndarray | None) -> np.ndarray:
@@ -217,10 +229,11 @@ def _fit_sharpening(shared: np.ndarray, labels: np.ndarray, gold: np.ndarray, nu
     """The exponent under which the distributions, shifted to their count, come nearest to gold's softmax."""
 
     def distance(exponent: float) -> float:
-        shifted = shift_to_count(sharpen(shared, exponent), labels, num_wrong)
+        # In float64: where it is flat, the minimum of rounded numbers is anywhere within 1e-4.
+        shifted = _shifted(_sharpened(shared, exponent), labels, num_wrong)
         return float(np.linalg.norm(shifted - gold, axis=1).mean())
 
-    return float(minimize_scalar(distance, bounds=(0.5, _LARGEST_EXPONENT), method="bounded").x)
+    return float(minimize_scalar(distance, bounds=(0.5, _LARGEST_EXPONENT), method="bounded", options=_CLOSE).x)
 
 
 def _fit_rest(answers: np.ndarray, labels: np.ndarray, gold: np.ndarray) -> float:
@@ -232,4 +245,6 @@ def _fit_rest(answers: np.ndarray, labels: np.ndarray, gold: np.ndarray) -> floa
         shares = share_out(np.zeros(len(labels)), answers, labels, exponent)
         return -float(np.sum(rest * np.log(np.maximum(shares, 1e-12))))
 
-    return float(minimize_scalar(loss, bounds=(1 / _LARGEST_EXPONENT, _LARGEST_EXPONENT), method="bounded").x)
+    return float(
+        minimize_scalar(loss, bounds=(1 / _LARGEST_EXPONENT, _LARGEST_EXPONENT), method="bounded", options=_CLOSE).x
+    )

@@ -22,7 +22,7 @@ from tmu_jax.training.adapter import Adapter, ModuleLike, Variables, as_masters,
 from tmu_jax.training.calls import Pace, calls, pad_steps, steps_per_call
 from tmu_jax.training.images import is_resident, one_hot, pixel_statistics
 from tmu_jax.training.linen import as_adapter, as_static
-from tmu_jax.training.module import init_variables
+from tmu_jax.training.module import fresh_bytes, init_variables
 from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel
 from tmu_jax.training.step import Loss, TrainState, make_optimizer, train_steps, weighted_cross_entropy
 from tmu_jax.training.stream import Stream
@@ -197,7 +197,8 @@ def train(
       The trained model.
 
     Raises:
-      ValueError: when `data` is empty, a setting is out of range, or `updates_of` names rows that are not trained on.
+      ValueError: when `data` is empty, a setting is out of range, `updates_of` names rows that are not trained on, or
+        the machine has not the memory for the model.
       FloatingPointError: when training diverges.
     """
     recipe = recipe or Recipe()
@@ -247,9 +248,15 @@ def train(
 
 
 def begin(model: ModuleLike, key: jax.Array, pool: Pool) -> tuple[ModuleLike, Variables]:
-    """A module that a program can be compiled for, and fresh variables of it in float32; frozen ones as they were."""
+    """A module that a program can be compiled for, and fresh variables of it in float32; frozen ones as they were.
+
+    Raises:
+      ValueError: when the variables and their gradient take more memory than the machine has.
+    """
     model = as_static(model)
-    variables = init_variables(key, jnp.zeros((1, *pool.images.shape[1:]), jnp.float32), module=model)
+    shape = pool.images.shape[1:]
+    check_memory("model", model, 2 * fresh_bytes(model, shape))  # With the gradient.
+    variables = init_variables(key, jnp.zeros((1, *shape), jnp.float32), module=model)
     low = low_precision(variables)
     if low:
         model, variables = dataclasses.replace(as_adapter(model), dtypes=low), as_masters(variables)
