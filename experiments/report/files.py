@@ -5,7 +5,7 @@ import json
 import numbers
 import os
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 Record = Mapping[str, Any]
@@ -17,6 +17,7 @@ _TEXTS |= {"ratio", "method", "stage", "run", "correct", "easy", "problem", "fea
 _LISTS = {"notes", "tried", "distance", "probability", "classes", "seeds", "methods"}
 _OBJECTS = {"seconds_by_part", "stage_by_part", "preparation", "debt", "options", "made_elsewhere", "runs", "arms"}
 _OBJECTS |= {"rehearsed_untouched", "recipe"}
+_IN_PARTS = ("distance", "probability")
 
 
 def read_config(output: pathlib.Path) -> dict[str, Any]:
@@ -61,6 +62,7 @@ def read_samples(output: pathlib.Path) -> list[dict[str, Any]]:
     entries = _entries(output / "samples.json", SAMPLE_KEYS)
     for number, entry in enumerate(entries, 2):
         entry["labels"] = _labels(entry["labels"], f"{output / 'samples.json'}, line {number}")
+        entry |= {key: _numbers(entry[key]) for key in _IN_PARTS if entry.get(key) is not None}
         for key in ("correct", "distance", "easy"):
             given, due = len(entry.get(key) or entry["labels"]), len(entry["labels"])
             if given != due:
@@ -71,13 +73,24 @@ def read_samples(output: pathlib.Path) -> list[dict[str, Any]]:
     return entries
 
 
-def as_runs(labels: Sequence[int]) -> list[tuple[int, int]]:
-    """Labels as they are written, each with how often it follows itself: images come class by class."""
-    return [(label, len(list(equal))) for label, equal in itertools.groupby(labels)]
+def packed(entry: Record) -> dict[str, Any]:
+    """An entry of samples.json as it is written, in few characters; `read_samples` undoes it.
+
+    Labels come class by class, and are written each with how often it follows itself; distances and probabilities,
+    which have four decimals, in ten-thousandths.
+    """
+    runs = [(label, len(list(equal))) for label, equal in itertools.groupby(entry["labels"])]
+    parts = {key: [round(10_000 * value) for value in entry[key]] for key in _IN_PARTS if key in entry}
+    return {**entry, "labels": runs, **parts}
+
+
+def _numbers(values: list[float]) -> list[float]:
+    """Of ten-thousandths the numbers; or as they are, which is how they were written before."""
+    return [value / 10_000 for value in values] if all(isinstance(value, int) for value in values) else values
 
 
 def _labels(runs: Any, where: str) -> list[int]:
-    """What `as_runs` was given; or as it is, which is how they were written before."""
+    """The labels that `packed` was given; or as it is, which is how they were written before."""
     if isinstance(runs, list) and all(isinstance(one, int) for one in runs):
         return runs
     try:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.report.files import as_runs, read_config, read_features, read_records, read_samples
+from experiments.report.files import packed, read_config, read_features, read_records, read_samples
 from tests.report.made_up import lines_of, record
 
 SAMPLE = {"request": "all classes", "seed": 0, "method": "twin", "labels": [3, 3], "correct": "01"}
@@ -81,13 +81,20 @@ def test_what_is_no_utf8_is_named_with_its_line(tmp_path):
         read_records(tmp_path)
 
 
-def test_labels_are_written_as_runs_and_read_in_full(tmp_path):
-    labels = [3, 3, 3, 0, 1, 1]
-    assert as_runs(labels) == [(3, 3), (0, 1), (1, 2)]
+def test_samples_are_written_packed_and_read_in_full(tmp_path):
+    entry = SAMPLE | {
+        "labels": [3, 3, 3, 0, 1, 1],
+        "correct": "010101",
+        "distance": [0.0, 1.2345, 0.5, 0.1, 1.0, 0.0001],
+    }
+    entry["probability"] = [1.0, 0.0, 0.3333, 0.25, 0.9999, 0.5]
+    written = packed(entry)
+    assert written["labels"] == [(3, 3), (0, 1), (1, 2)]
+    assert written["distance"] == [0, 12345, 5000, 1000, 10000, 1]
+    for before in (written, entry, {**written, "distance": entry["distance"]}):
+        (tmp_path / "samples.json").write_text(lines_of([before]), "utf-8")
+        assert read_samples(tmp_path) == [entry]
     sample = SAMPLE | {"correct": "010101"}
-    for written in (as_runs(labels), labels):
-        (tmp_path / "samples.json").write_text(lines_of([sample | {"labels": written}]), "utf-8")
-        assert read_samples(tmp_path)[0]["labels"] == labels
     for wrong in (5, [[1]], [[1, "a"]], "3"):
         (tmp_path / "samples.json").write_text(lines_of([sample | {"labels": wrong}]), "utf-8")
         with pytest.raises(ValueError, match=r"samples\.json, line 2: labels must be pairs"):
