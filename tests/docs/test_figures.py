@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from tests.docs.traced import ROOT, tables_of, wrong_cells
+from tmu_jax.unlearning.shipped import read_recipes
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TABLES = [(page.name, table) for page in PAGES for table in tables_of(page.read_text("utf-8"))]
@@ -57,13 +58,31 @@ def test_each_ratio_is_what_was_timed(table):
                 assert cell == next((due[rival] for rival in RIVALS[heading] if rival in due), "–"), (label, heading)
 
 
+@pytest.mark.parametrize("table", commented("tuned"))
+def test_each_recipe_is_what_its_rehearsal_came_to(table):
+    held = read_recipes(re.fullmatch(r"<!-- tuned: (\S+) -->", table.comment)[1])
+    assert [row[0] for row in table.rows[1:]] == sorted(held, key=lambda name: misalignments(held[name])[1])
+    for name, *cells in table.rows[1:]:
+        *found, share = misalignments(held[name])
+        assert cells == [*(f"{value:.1f}" for value in found), f"{100 * share:.0f}"], name
+
+
+def misalignments(held):
+    """Of the method's own recipe, the chosen one, what that promised, and the best by gold; and its cost."""
+    chosen = held["tries"][[one["number"] for one in held["tries"]].index(held["chosen"]["number"])]
+    true = [one["true"]["misalignment"] for one in held["tries"]]
+    return true[0], chosen["true"]["misalignment"], chosen["rehearsed"]["misalignment"], min(true), chosen["share"]
+
+
 def test_no_table_of_figures_is_left_out():
     """What is by hand says so and is counted; a cell that begins with a digit is a figure."""
     assert Counter(name for name, table in TABLES if "by hand: " in table.comment) == BY_HAND
     for name, table in TABLES:
         figures = [cell for row in table.rows[1:] for cell in row[1:] if re.match(r"[-−+~]?\.?\d", cell)]
-        assert not figures or re.match(r"<!-- (measured|benchmarks|by hand): ", table.comment), (name, table.rows[0])
+        where = (name, table.rows[0])
+        assert not figures or re.match(r"<!-- (measured|benchmarks|tuned|by hand): ", table.comment), where
     assert len(commented("measured")) >= 14
+    assert len(commented("tuned")) == 1
 
 
 MADE_UP = """
