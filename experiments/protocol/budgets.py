@@ -44,9 +44,9 @@ class BudgetGraph(Graph):
         settings, problem = self.settings, self.request.problem
         assert settings.budget is not None
         count = settings.in_turn or 1
-        size = min(-(-len(problem.forget) // count), len(problem.heldout))
+        size = min(-(-len(problem.forget) // count), len(self.heldout))
         methods = candidates(settings.recipe, len(problem.retain), size, settings.budget / count)
-        repeats = 1 if size == len(problem.heldout) or count == 1 else 3
+        repeats = 1 if size == len(self.heldout) or count == 1 else 3
         return [(method, rehearsal_stage(self.rehearsing, method, size, repeats)) for method in methods]
 
     def share(self, method: Method) -> float:

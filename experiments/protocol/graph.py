@@ -87,17 +87,20 @@ class Graph:
         """The bank's labels and distributions of a request."""
         return prediction_from_bank(self.prepared, problem)
 
+    @functools.cached_property
+    def heldout(self) -> np.ndarray:
+        """Rows int32[n] of held-out images; augmented copies are no images of their own."""
+        problem = self.request.problem
+        rows = problem.heldout.indices
+        return np.intersect1d(rows, problem.test.indices) if problem.heldout_source == "test" else rows
+
     def _prepared(self, **options: Any) -> Stage:
         settings, problem = self.settings, self.request.problem
-        # Augmented copies of held-out images are no images of their own.
-        heldout = problem.heldout.indices
-        if problem.heldout_source == "test":
-            heldout = np.intersect1d(heldout, problem.test.indices)
         return preparation_stage(
             self.original,
             settings.recipe,
             problem.train,
-            Split(problem.pool, heldout),
+            Split(problem.pool, self.heldout),
             problem.test,
             settings.data_fingerprint,
             key_for(jax.random.key(self.request.seeds.training), "preparation"),
@@ -127,7 +130,7 @@ class Graph:
         """The rehearsals that a method's recipe is chosen by: of an attempt its own, else none."""
         if self.settings.attempt is None or METHODS[name].reference is not None:
             return []
-        return [rehearsal_stage(self.rehearsing, self.method(name), len(self.request.problem.heldout))]
+        return [rehearsal_stage(self.rehearsing, self.method(name), len(self.heldout))]
 
     def share(self, method: Method) -> float:
         """What a method with its recipe costs, as a share of retraining's images."""
@@ -147,8 +150,8 @@ class Graph:
         """What a method learns of the forgotten images: the published labels, the bank's, or a rehearsal's."""
         method = METHODS[name]
         if method.needs == "rehearsal":
-            size = len(self.request.problem.heldout)
-            return foretelling_stage(self.rehearsing, rehearsal_stage(self.rehearsing, self.method(name), size))
+            rehearsal = rehearsal_stage(self.rehearsing, self.method(name), len(self.heldout))
+            return foretelling_stage(self.rehearsing, rehearsal)
         if method.needs == "datamodels":
             return datamodels_stage(self.prepared)
         return self.prediction_of(self.request.problem) if method.needs == "bank" else self.prediction

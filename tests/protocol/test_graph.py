@@ -208,3 +208,12 @@ def test_what_is_trained_on_which_rows(monkeypatch):
     for stage, split in ((found.original, problem.train), (found.gold, problem.retain)):
         expected_mean = training.pixel_statistics(split).mean
         np.testing.assert_array_equal(values[stage.name].normalization.mean, expected_mean)
+
+
+def test_a_rehearsal_is_of_images_not_of_their_augmented_copies():
+    """Eq. 3 asks for more of a whole class than there are; the preparation has each image once."""
+    found = graph(classes=(0,), num_forget="all", ratio="dataset")
+    problem = found.request.problem
+    assert len(problem.heldout) > len(found.heldout) == len(set(problem.heldout.indices) & set(problem.test.indices))
+    rehearsal = found.labels("rewarm_rehearsed").parents["rehearsal"]
+    assert rehearsal.made_from["size"] == len(found.heldout)
