@@ -9,7 +9,15 @@ from typing import Any
 
 from experiments.protocol.graph import Graph
 from experiments.protocol.requests import FLOORS
-from experiments.report.files import packed, read_config, read_features, read_records, read_samples, write_whole
+from experiments.report.files import (
+    packed,
+    packed_features,
+    read_config,
+    read_features,
+    read_records,
+    read_samples,
+    write_whole,
+)
 from experiments.report.samples import cell_of, disagreements
 from tmu_jax.places import write_or_keep
 from tmu_jax.store import lock_file
@@ -103,7 +111,7 @@ class RecordTable:
     def _write(self, folder: pathlib.Path) -> None:
         folder.mkdir(exist_ok=True)
         samples = [packed(entry) for entry in self._samples]
-        for name, entries in (("features", self._features), ("samples", samples)):
+        for name, entries in (("features", list(map(packed_features, self._features))), ("samples", samples)):
             if entries:
                 write_whole(folder / f"{name}.json", "[\n" + ",\n".join(map(_line, entries)) + "\n]\n")
             else:

@@ -62,7 +62,7 @@ def read_samples(output: pathlib.Path) -> list[dict[str, Any]]:
     entries = _entries(output / "samples.json", SAMPLE_KEYS)
     for number, entry in enumerate(entries, 2):
         entry["labels"] = _labels(entry["labels"], f"{output / 'samples.json'}, line {number}")
-        entry |= {key: _numbers(entry[key]) for key in _IN_PARTS if entry.get(key) is not None}
+        entry |= {key: _numbers(entry[key], 10_000) for key in _IN_PARTS if entry.get(key) is not None}
         for key in ("correct", "distance", "easy"):
             given, due = len(entry.get(key) or entry["labels"]), len(entry["labels"])
             if given != due:
@@ -84,9 +84,9 @@ def packed(entry: Record) -> dict[str, Any]:
     return {**entry, "labels": runs, **parts}
 
 
-def _numbers(values: list[float]) -> list[float]:
-    """Of ten-thousandths the numbers; or as they are, which is how they were written before."""
-    return [value / 10_000 for value in values] if all(isinstance(value, int) for value in values) else values
+def _numbers(values: list[float], parts: int) -> list[float]:
+    """Of whole parts the numbers; or as they are, which is how they were written before."""
+    return [value / parts for value in values] if all(isinstance(value, int) for value in values) else values
 
 
 def _labels(runs: Any, where: str) -> list[int]:
@@ -103,7 +103,18 @@ def _labels(runs: Any, where: str) -> list[int]:
 
 def read_features(output: pathlib.Path) -> list[dict[str, Any]]:
     """Reads `features.json`; none where there is no such file. Raises: as `read_samples`."""
-    return _entries(output / "features.json", FEATURE_KEYS, lists=("NF", "AF", "CF", "easy"))
+    entries = _entries(output / "features.json", FEATURE_KEYS, lists=FEATURE_KEYS[1:4])
+    for entry in entries:
+        entry |= {key: _numbers(entry[key], 100_000) for key in FEATURE_KEYS[1:4]}
+        # A text of bits; a list as it is, which is how it was written before.
+        entry["easy"] = [bit in (True, "1") for bit in entry["easy"]]
+    return entries
+
+
+def packed_features(entry: Record) -> dict[str, Any]:
+    """The same for an entry of features.json, whose features have five decimals."""
+    parts = {key: [round(100_000 * value) for value in entry[key]] for key in FEATURE_KEYS[1:4]}
+    return {**entry, **parts, "easy": "".join("1" if easy else "0" for easy in entry["easy"])}
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
@@ -164,6 +175,8 @@ def _check(
                 fits, right = all(isinstance(one, numbers.Real) for one in value.values()), "an object of numbers"
             if fits and name == "made_elsewhere":
                 fits, right = all(map(_is_made, value.values())), "an object of stages with `label` and `by`"
+        elif name == "easy":
+            fits, right = isinstance(value, str | list), "a text of bits"
         elif name in _TEXTS:
             fits, right = isinstance(value, str), "a text"
         elif name in ("target_class", "num_forget"):

@@ -1,6 +1,8 @@
 """The pictures of a report, drawn on figures of their own: neither pyplot nor the user's backend is touched."""
 
+import io
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.report.files import write_whole
 from experiments.report.formats import display_name, plain
 from experiments.report.intervals import Estimate
 from experiments.report.results import GOLD, Results
@@ -157,7 +160,8 @@ def shown(name: str) -> str:
 
 def save(figure: Figure, output: pathlib.Path, stem: str) -> pathlib.Path:
     """Saves a figure as SVG; returns its path."""
-    path = output / f"{stem}.svg"
-    # Without a date the same records give the same file.
-    figure.savefig(path, metadata={"Date": None})
+    path, drawn = output / f"{stem}.svg", io.StringIO()
+    # Without a date the same records give the same file; a hundredth of a point is enough.
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    write_whole(path, re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", drawn.getvalue()))
     return path
