@@ -62,6 +62,8 @@ WORDS |= {
     "by seed": {"form": "by seed"},
     "no intervals": {"form": "no intervals"},
     "promised / true": {"foretold": True},
+    "at random, as published": {"variant": "random, published"},
+    "tuned": {"variant": "random, cifar10-5000-small-resnet"},
     "the paper's": {"of_paper": True},
 }
 FORETOLD = {key: promised for promised, (key, _) in requests.FORETOLD.items()}
