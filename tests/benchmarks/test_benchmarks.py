@@ -56,6 +56,7 @@ class Fakes:
 
     def run(self, rival: str, count: int) -> float:
         self.log.append(rival)
+        self.processor_seconds = 2 * self.seconds[rival] * count
         if self.seconds[rival] < 0:
             raise RivalError("broke")
         return self.seconds[rival] * count
