@@ -81,6 +81,17 @@ def test_sides_take_turns_and_ratios_are_rival_over_ours():
     assert rows[1].differences["value"] == pytest.approx(0.001 / 4)
 
 
+def test_processor_seconds_are_of_a_unit_and_their_ratio_is_rival_over_ours(monkeypatch):
+    ticks = iter(range(0, 1000, 12))
+    monkeypatch.setattr(measure.time, "process_time", lambda: float(next(ticks)))
+    rows, _ = measured({"A": 4.5, "B": 1.0}, AGREE, dataclasses.replace(CASE, least=4))
+    # Ours takes 12 s for 4 units; a fake says of itself that it works on two processors.
+    assert [(row.ours_processor, row.rival_processor, row.processor_ratio) for row in rows] == [
+        (3.0, 9.0, 3.0),
+        (3.0, 2.0, 2 / 3),
+    ]
+
+
 def test_of_a_long_case_no_unit_is_spent_on_counting():
     long = dataclasses.replace(CASE, is_long=True)
     rows, log = measured({"A": 4.0, "B": 1.0}, AGREE, long, target_seconds=1000.0)
