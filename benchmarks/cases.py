@@ -4,6 +4,8 @@ import dataclasses
 import os
 from typing import Any
 
+from benchmarks.methods import unlearning_cases
+
 EAGER, CHANNELS_LAST, COMPILED = "PyTorch eager", "PyTorch eager channels-last", "PyTorch compiled channels-last"
 COMPILED_PLAIN = "PyTorch compiled"
 TORCHATTACKS, TORCHATTACKS_LAST = "torchattacks", "torchattacks, channels-last"
@@ -127,6 +129,7 @@ def cases(name: str, device: str = "cpu") -> tuple[Case, ...]:
     adam = {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0, "soft": True}
     found.append(step(f"bad-teacher-step-small_resnet-{scale.teacher}", "small_resnet", scale.teacher, **adam))
     found.append(_request(case, name, scale.request, on_cpu))
+    found += unlearning_cases(case, name, on_cpu)
     if scale.has_table:
         found.append(case("table-1-quick", "table", {}, "whole run, process start included", is_long=True))
     return tuple(found)

@@ -21,7 +21,13 @@ class RivalError(RuntimeError):
 
 
 class Rivals(Protocol):
-    """What the measurement asks of the rivals."""
+    """What the measurement asks of the rivals.
+
+    Attributes:
+      processor_seconds: of all threads, in the last `run`.
+    """
+
+    processor_seconds: float
 
     def prepare(self, case: Case, rival: str, inputs: pathlib.Path) -> None:
         """Builds a rival's side of a case. Raises `RivalError` where that fails, as the others do."""
@@ -41,7 +47,10 @@ class RivalProcess:
 
     Attributes:
       versions: of its Python and packages.
+      processor_seconds: of all its threads, in the last `run`.
     """
+
+    processor_seconds = 0.0
 
     def __init__(self, python: str, wait_policy: str | None = None) -> None:
         """Starts the process.
@@ -100,7 +109,9 @@ class RivalProcess:
         return load_arrays(outputs)
 
     def run(self, rival: str, count: int) -> float:
-        return self._ask(op="run", rival=rival, count=count)["seconds"]
+        answer = self._ask(op="run", rival=rival, count=count)
+        self.processor_seconds = answer["processor_seconds"]
+        return answer["seconds"]
 
     def drop(self) -> None:
         self._ask(op="drop")

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from benchmarks.arrays import Arrays
 from benchmarks.cases import Case
+from benchmarks.classifiers import classifier, variables_of
 from benchmarks.inputs import NUM_CLASSES
-from benchmarks.kernels import classifier, variables_of
 from tmu_jax.training import weighted_cross_entropy
 
 

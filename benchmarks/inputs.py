@@ -1,5 +1,7 @@
 """What a case computes on: plain arrays, made once, that our side and every rival read from one file."""
 
+import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -11,14 +13,22 @@ from benchmarks.arrays import Arrays, flatten
 from benchmarks.cases import Case
 from tmu_jax import models
 from tmu_jax.data import synthetic
-from tmu_jax.data.types import Split
-from tmu_jax.training import STEPS_PER_CALL, Recipe, init_variables, normalize, one_hot, pixel_statistics
+from tmu_jax.data.types import ForgetProblem, Split
+from tmu_jax.models import Architecture
+from tmu_jax.stages import key_for
+from tmu_jax.training import STEPS_PER_CALL, Recipe, Stream, init_variables, normalize, one_hot, pixel_statistics
 from tmu_jax.twin import predictor
 
 NUM_CLASSES = 10
 
 REQUEST_RECIPE = Recipe(epochs=10, batch_size=64, learning_rate=0.05, schedule="cosine")
 """Training of the whole request's original model; its curriculum model uses the same batch and learning rate."""
+
+
+SPLITS = ("train", "forget", "retain", "heldout", "test")
+
+UNLEARNING_SEED = 1
+"""Of the key of our side's unlearnings, from which the rival's order of images comes too."""
 
 
 def make_inputs(case: Case) -> Arrays:
@@ -103,21 +113,53 @@ def _predictor(settings: dict[str, Any]) -> Arrays:
     }  # fmt: skip
 
 
-def _request(settings: dict[str, Any]) -> Arrays:
-    """A request of some images of every class, and the trained model that is to forget them."""
-    num_train = settings["num_train"]
-    data = synthetic.generate(num_train=num_train, num_test=max(20, num_train // 2))
-    problem = tmu_jax.data.forget_subset(
-        data, target_classes=range(NUM_CLASSES), num_forget=settings["num_forget"], seed=0
-    )
-    module = models.create(settings["arch"], NUM_CLASSES, dtype=jnp.float32)
-    original = tmu_jax.train(module, problem.train, key=jax.random.key(0), recipe=REQUEST_RECIPE)
-    splits = {name: getattr(problem, name).indices for name in ("train", "forget", "retain", "heldout", "test")}
+def _trained(arch: Architecture, problem: ForgetProblem, epochs: int) -> Arrays:
+    """A request, and the trained model that is to forget its images."""
+    module = models.create(arch, NUM_CLASSES, dtype=jnp.float32)
+    recipe = dataclasses.replace(REQUEST_RECIPE, epochs=epochs)
+    original = tmu_jax.train(module, problem.train, key=jax.random.key(0), recipe=recipe)
+    splits = {name: getattr(problem, name).indices for name in SPLITS}
     return {
         "images": problem.pool.images, "labels": problem.pool.labels, **splits,
         "mean": original.normalization.mean, "std": original.normalization.std,
         **flatten(jax.device_get(original.variables)),
     }  # fmt: skip
+
+
+def _request(settings: dict[str, Any]) -> Arrays:
+    """A request of some images of every class."""
+    num_train = settings["num_train"]
+    data = synthetic.generate(num_train=num_train, num_test=max(20, num_train // 2))
+    problem = tmu_jax.data.forget_subset(
+        data, target_classes=range(NUM_CLASSES), num_forget=settings["num_forget"], seed=0
+    )
+    return _trained(settings["arch"], problem, REQUEST_RECIPE.epochs)
+
+
+@functools.lru_cache(maxsize=1)
+def _any_images(arch: Architecture, num_train: int, num_test: int, num_forget: int, epochs: int) -> Arrays:
+    """A request of images of whatever class."""
+    data = synthetic.generate(num_train=num_train, num_test=num_test)
+    rows = np.random.default_rng(0).permutation(num_train)[:num_forget]
+    return _trained(arch, tmu_jax.data.forget_indices(data, rows.astype(np.int32)), epochs)
+
+
+def _unlearning(settings: dict[str, Any]) -> Arrays:
+    """A request, and where both sides can go by it the order in which our method draws from its key."""
+    names = ("arch", "num_train", "num_test", "num_forget", "training_epochs")
+    arrays, method = dict(_any_images(*(settings[name] for name in names))), settings["method"]
+    if settings["exact"] != "logits":
+        return arrays
+    fit_key = key_for(jax.random.key(UNLEARNING_SEED), f"method {method}")
+    if tmu_jax.METHODS[method].relabel is not None:
+        fit_key = jax.random.split(fit_key)[1]
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(jax.random.split(fit_key)[0])))
+    stream = Stream((arrays["retain"],))
+    if method == "negative_gradient":
+        stream = Stream((arrays["retain"], arrays["forget"]), (0.5, 0.5))
+    arrays["order"] = next(stream.epochs(settings["batch"], rng))
+    arrays["of_retain"] = np.asarray(stream.sizes(settings["batch"])[0])
+    return arrays
 
 
 _MAKERS = {
@@ -127,4 +169,5 @@ _MAKERS = {
     "distances": _distances,
     "predictor": _predictor,
     "request": _request,
+    "unlearning": _unlearning,
 }

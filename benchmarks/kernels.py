@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import tmu_jax
-from benchmarks.arrays import Arrays, unflatten
+from benchmarks.arrays import Arrays
 from benchmarks.cases import Case
-from benchmarks.inputs import NUM_CLASSES, REQUEST_RECIPE
-from tmu_jax import models, training
-from tmu_jax.data.types import ForgetProblem, Pool, Split
-from tmu_jax.models import Architecture
-from tmu_jax.training import STEPS_PER_CALL, Normalization, Recipe, TrainedModel, TrainState
+from benchmarks.classifiers import classifier, model_of, normalization_of, problem_of, seconds_of, variables_of
+from benchmarks.inputs import NUM_CLASSES
+from benchmarks.unlearning import Unlearning
+from tmu_jax import training
+from tmu_jax.data.types import Pool, Split
+from tmu_jax.training import STEPS_PER_CALL, Recipe, TrainState
 from tmu_jax.training.calls import pad_steps
 from tmu_jax.twin import features, predictor
 from tmu_jax.twin.neighbors import nearest_distances
@@ -33,31 +34,6 @@ class Kernel(Protocol):
         """Seconds of `count` units of work, synchronised with the device."""
 
 
-def classifier(arch: Architecture) -> Any:
-    """The module of an architecture, in float32."""
-    return models.create(arch, NUM_CLASSES, dtype=jnp.float32)
-
-
-def variables_of(arrays: Arrays) -> dict[str, Any]:
-    tree = {name: unflatten(arrays, name) for name in ("params", "batch_stats")}
-    return {name: jax.tree.map(jnp.array, branch) for name, branch in tree.items() if branch}
-
-
-def _model(arch: Architecture, arrays: Arrays) -> TrainedModel:
-    return TrainedModel(classifier(arch), variables_of(arrays), _normalization(arrays), REQUEST_RECIPE)
-
-
-def _normalization(arrays: Arrays) -> Normalization:
-    return Normalization(arrays["mean"], arrays["std"])
-
-
-def _seconds(call: Callable[[], Any], count: int) -> float:
-    start = time.perf_counter()
-    for _ in range(count):
-        call()
-    return time.perf_counter() - start
-
-
 class Train:
     """Steps of `training.train_steps`, in calls of at most as many as `training.fit` makes."""
 
@@ -68,7 +44,7 @@ class Train:
         others = {name: collection for name, collection in variables.items() if name != "params"}
         self._state = TrainState(variables["params"], others, opt_state, jnp.zeros((), jnp.int32))
         self._fixed: list[Any] = [jnp.asarray(arrays[name]) for name in ("images", "targets")]
-        self._fixed += [jnp.ones(len(arrays["images"]), jnp.float32), _normalization(arrays)]
+        self._fixed += [jnp.ones(len(arrays["images"]), jnp.float32), normalization_of(arrays)]
         self._rows, self._settings, self._cursor = arrays["rows"], settings, 0
 
     def _steps(self, count: int) -> tuple[float, list[np.ndarray]]:
@@ -107,7 +83,7 @@ class Evaluation:
     def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
         pool = Pool(arrays["images"], arrays["labels"], NUM_CLASSES)
         self._split = Split(pool, np.arange(len(pool), dtype=np.int32))
-        self._model = _model(settings["arch"], arrays)
+        self._model = model_of(settings["arch"], arrays)
         training.device_images(pool)
 
     def check(self) -> Arrays:
@@ -115,7 +91,7 @@ class Evaluation:
         return {"logits": logits, "embeddings": embeddings}
 
     def run(self, count: int) -> float:
-        return _seconds(lambda: training.predict(self._model, self._split), count)
+        return seconds_of(lambda: training.predict(self._model, self._split), count)
 
 
 class Attack:
@@ -125,7 +101,7 @@ class Attack:
         blocks = training.evaluation_blocks(features.ATTACKED_ON_CPU, features.ATTACKED_ELSEWHERE)
         ((rows, self._count),) = blocks.split(np.arange(len(arrays["images"]), dtype=np.int32))
         self._arguments = (
-            variables_of(arrays), _normalization(arrays), jnp.asarray(arrays["images"]), rows, arrays["labels"][rows],
+            variables_of(arrays), normalization_of(arrays), jnp.asarray(arrays["images"]), rows, arrays["labels"][rows],
             blocks.num_blocks(self._count), *features.padded_radii((settings["eps"],)),
         )  # fmt: skip
         self._statics = {"module": classifier(settings["arch"]), "num_steps": settings["num_steps"]}
@@ -138,7 +114,7 @@ class Attack:
         return dict(zip(("clean_logits", "adversarial_logits"), self._attack(), strict=True))
 
     def run(self, count: int) -> float:
-        return _seconds(self._attack, count)
+        return seconds_of(self._attack, count)
 
 
 class Distances:
@@ -151,7 +127,7 @@ class Distances:
         return {"distances": self._search()}
 
     def run(self, count: int) -> float:
-        return _seconds(self._search, count)
+        return seconds_of(self._search, count)
 
 
 class Predictor:
@@ -173,21 +149,15 @@ class Predictor:
         return {"loss": np.asarray(-jnp.log(right).mean()), "probability": np.asarray(probability)}
 
     def run(self, count: int) -> float:
-        return _seconds(self._fit, count)
+        return seconds_of(self._fit, count)
 
 
 class Request:
     """A whole request by `twin`: twin model, curriculum model, features, predictor and unlearning."""
 
     def __init__(self, settings: dict[str, Any], arrays: Arrays) -> None:
-        pool = Pool(arrays["images"], arrays["labels"], NUM_CLASSES)
-        names = ("train", "forget", "retain", "heldout", "test")
-        splits: dict[str, Any] = {name: Split(pool, arrays[name]) for name in names}
-        self._problem = ForgetProblem(
-            pool, **splits, target_classes=tuple(range(NUM_CLASSES)), heldout_source="test", ratio="dataset", seed=0,
-            whole_classes=(), notes=(),
-        )  # fmt: skip
-        self._original = _model(settings["arch"], arrays)
+        self._problem = problem_of(arrays)
+        self._original = model_of(settings["arch"], arrays)
         self._recipe = Recipe(epochs=settings["unlearning_epochs"], batch_size=64, schedule="cosine")
         self._twin_settings = tmu_jax.TwinSettings(
             twin_recipe=Recipe(epochs=settings["twin_epochs"], schedule="cosine"),
@@ -225,7 +195,7 @@ class Request:
         }
 
     def run(self, count: int) -> float:
-        return _seconds(self._unlearn, count)
+        return seconds_of(self._unlearn, count)
 
 
 class Table:
@@ -255,6 +225,7 @@ BUILDERS: dict[str, Callable[[dict[str, Any], Arrays], Kernel]] = {
     "distances": Distances,
     "predictor": Predictor,
     "request": Request,
+    "unlearning": Unlearning,
     "table": Table,
 }
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -35,7 +36,10 @@ class Ours(Protocol):
 
 @dataclasses.dataclass
 class Row:
-    """One line of the table: a kernel beside one rival, or alone. Seconds are medians of a unit of work."""
+    """One line of the table: a kernel beside one rival, or alone. Seconds are medians of a unit of work.
+
+    Processor seconds are those of all threads together; other work on the machine lengthens them little.
+    """
 
     kernel: str
     unit: str
@@ -47,6 +51,9 @@ class Row:
     rival_min: float | None = None
     rival_max: float | None = None
     ratio: float | None = None
+    ours_processor: float | None = None
+    rival_processor: float | None = None
+    processor_ratio: float | None = None
     floor_seconds: float | None = None
     floor_multiple: float | None = None
     compile_seconds_cold: float | None = None
@@ -143,6 +150,20 @@ def measure(
         rows[name].error = f"{type(error).__name__}: {error}"
         say(f"  {name}: {rows[name].error}")
 
+    used: dict[str | None, list[float]] = {name: [] for name in (None, *names)}
+
+    def our_turn() -> float:
+        start = time.process_time()
+        seconds = _unit_seconds(ours.run, count)
+        used[None].append((time.process_time() - start) / count)
+        return seconds
+
+    def their_turn(name: str, units: int) -> float:
+        assert rivals is not None
+        seconds = _unit_seconds(functools.partial(rivals.run, name), units)
+        used[name].append(rivals.processor_seconds / units)
+        return seconds
+
     try:
         count = 1 if case.is_long else max(case.least, _units(ours.run, MOST_UNITS, target_seconds))
         for name, row in rows.items():
@@ -155,17 +176,19 @@ def measure(
                 run = functools.partial(rivals.run, name)
                 # A slower rival takes fewer units in a repeat.
                 units = _units(run, count, target_seconds) if count > case.least else count
-                running[name] = functools.partial(_unit_seconds, run, max(case.least, units))
+                running[name] = functools.partial(their_turn, name, max(case.least, units))
             except (RivalError, MismatchError) as error:
                 failed(name, error)
-        mine, theirs_by_name = alternate(functools.partial(_unit_seconds, ours.run, count), running, repeats, failed)
+        mine, theirs_by_name = alternate(our_turn, running, repeats, failed)
     finally:
         if rivals is not None and names:
             rivals.drop()
     found = list(rows.values()) or [Row(case.name, case.unit)]
     for row in found:
         row.units_per_repeat = count
-        fill(row, mine, theirs_by_name.get(row.rival or "", []))
+        theirs = theirs_by_name.get(row.rival or "", [])
+        fill(row, mine, theirs)
+        fill_processor(row, used[None], used[row.rival] if theirs else [])
     return found
 
 
@@ -185,6 +208,14 @@ def fill(row: Row, ours: list[float], theirs: list[float]) -> None:
     if theirs:
         row.rival_seconds, row.rival_min, row.rival_max = statistics.median(theirs), min(theirs), max(theirs)
         row.ratio = row.rival_seconds / row.ours_seconds
+
+
+def fill_processor(row: Row, ours: list[float], theirs: list[float]) -> None:
+    """Writes the medians of processor seconds and their ratio into a row."""
+    row.ours_processor = statistics.median(ours)
+    if theirs:
+        row.rival_processor = statistics.median(theirs)
+        row.processor_ratio = row.rival_processor / row.ours_processor if row.ours_processor else None
 
 
 def set_floor(row: Row, floor: float | None) -> None:

@@ -7,7 +7,7 @@ line to the standard output; arrays travel in .npz files. The operations:
     {"op": "probe"}                                             -> {"seconds": s}   of a small training step
     {"op": "prepare", "kind", "rival", "settings", "inputs"}    -> {}
     {"op": "check", "rival", "outputs"}                         -> {}               writes `outputs`
-    {"op": "run", "rival", "count"}                             -> {"seconds": s}
+    {"op": "run", "rival", "count"}                             -> {"seconds", "processor_seconds"}
     {"op": "drop"}                                              -> {}               frees what was prepared
 
 A request that fails is answered with {"error": "..."} and leaves the others as they are.
@@ -21,6 +21,7 @@ import os
 import pathlib
 import platform
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -29,7 +30,7 @@ from benchmarks import cases
 from benchmarks.arrays import load_arrays, save_arrays
 from benchmarks.cases import THREADS
 
-PACKAGES = ("torch", "torchattacks", "faiss-cpu", "scikit-learn", "numpy")
+PACKAGES = ("torch", "torchattacks", "faiss-cpu", "scikit-learn", "torchunlearn", "numpy")
 
 _BUILDERS = {
     "train": ("kernels", "Train"),
@@ -37,6 +38,7 @@ _BUILDERS = {
     "attack": ("kernels", "Attack"),
     "predictor": ("kernels", "Predictor"),
     "request": ("request", "Request"),
+    "unlearning": ("unlearning", "Unlearning"),
     cases.FAISS: ("distances", "Faiss"),
     cases.SKLEARN: ("distances", "ScikitLearn"),
 }
@@ -85,7 +87,9 @@ class Worker:
         return {}
 
     def _run(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {"seconds": self._prepared[request["rival"]].run(request["count"])}
+        start = time.process_time()
+        seconds = self._prepared[request["rival"]].run(request["count"])
+        return {"seconds": seconds, "processor_seconds": time.process_time() - start}
 
     def _drop(self, _: dict[str, Any]) -> dict[str, Any]:
         self._prepared.clear()

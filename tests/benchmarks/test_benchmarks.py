@@ -56,6 +56,7 @@ class Fakes:
 
     def run(self, rival: str, count: int) -> float:
         self.log.append(rival)
+        self.processor_seconds = 2 * self.seconds[rival] * count
         if self.seconds[rival] < 0:
             raise RivalError("broke")
         return self.seconds[rival] * count
@@ -78,6 +79,17 @@ def test_sides_take_turns_and_ratios_are_rival_over_ours():
     assert [row.ratio for row in rows] == [2.5, 0.5]
     assert [(row.ours_seconds, row.ours_min, row.ours_max, row.repeats) for row in rows] == [(2.0, 2.0, 2.0, 3)] * 2
     assert rows[1].differences["value"] == pytest.approx(0.001 / 4)
+
+
+def test_processor_seconds_are_of_a_unit_and_their_ratio_is_rival_over_ours(monkeypatch):
+    ticks = iter(range(0, 1000, 12))
+    monkeypatch.setattr(measure.time, "process_time", lambda: float(next(ticks)))
+    rows, _ = measured({"A": 4.5, "B": 1.0}, AGREE, dataclasses.replace(CASE, least=4))
+    # Ours takes 12 s for 4 units; a fake says of itself that it works on two processors.
+    assert [(row.ours_processor, row.rival_processor, row.processor_ratio) for row in rows] == [
+        (3.0, 9.0, 3.0),
+        (3.0, 2.0, 2 / 3),
+    ]
 
 
 def test_of_a_long_case_no_unit_is_spent_on_counting():

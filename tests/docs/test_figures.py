@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from benchmarks.methods import TORCHUNLEARN, TORCHUNLEARN_LAST, UNLEARNINGS
 from tests.docs.traced import ROOT, tables_of, wrong_cells
 from tmu_jax.unlearning.shipped import read_recipes
 
@@ -26,7 +27,7 @@ KERNELS = {
     "the predictor's whole training, 10,000 samples": "predictor-10000",
     "nearest distances, 1,000 × 5,000": "distances-1000x5000x512",
     "nearest distances, 5,000 × 45,000": "distances-5000x45000x512",
-}
+} | {one.method: f"unlearning-{one.method}" for one in UNLEARNINGS}
 RIVALS = {
     "PyTorch eager": ("PyTorch eager", "torchattacks"),
     "channels-last": ("PyTorch eager channels-last", "torchattacks, channels-last", "PyTorch loop, channels-last"),
@@ -34,7 +35,10 @@ RIVALS = {
     "PyTorch loop": ("PyTorch loop",),
     "faiss": ("faiss IndexFlatL2",),
     "scikit-learn": ("scikit-learn NearestNeighbors",),
+    "beside torchunlearn": (TORCHUNLEARN,),
+    "in channels-last": (TORCHUNLEARN_LAST,),
 }
+SECONDS = {"ours, s": "ours_seconds", "compiling, s": "compile_seconds_cold"}
 
 
 def commented(start):
@@ -49,12 +53,16 @@ def test_each_cell_is_what_was_measured(table):
 
 @pytest.mark.parametrize("table", commented("benchmarks"))
 def test_each_ratio_is_what_was_timed(table):
-    timed = json.loads((ROOT / "results/bench-cpu.json").read_text("utf-8"))["rows"]
+    record = re.match(r"<!-- benchmarks: (bench-[a-z-]+\.json)", table.comment)[1]
+    timed = json.loads((ROOT / "results" / record).read_text("utf-8"))["rows"]
     (_, *headings), *rows = table.rows
     for label, *cells in rows:
-        due = {row["rival"]: f"{row['ratio']:.2f}" for row in timed if row["kernel"] == KERNELS[label]}
+        own = [row for row in timed if row["kernel"] == KERNELS[label]]
+        due = {row["rival"]: f"{row['ratio']:.2f}" for row in own}
         for heading, cell in zip(headings, cells, strict=True):
-            if not table.comment.endswith(f"; by hand: {heading} -->"):
+            if heading in SECONDS:
+                assert cell == f"{own[0][SECONDS[heading]]:.1f}", (label, heading)
+            elif not table.comment.endswith(f"; by hand: {heading} -->"):
                 assert cell == next((due[rival] for rival in RIVALS[heading] if rival in due), "–"), (label, heading)
 
 
