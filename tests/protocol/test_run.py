@@ -21,6 +21,7 @@ from experiments.protocol.options import DEFAULT_METHODS
 from experiments.protocol.requests import make_requests
 from experiments.protocol.settings import Settings, check_output
 from experiments.report import write as report
+from experiments.report.files import read_samples
 from tests.patching import patch_everywhere
 from tests.tiny import TinyNet, tiny_data
 from tmu_jax import training, twin
@@ -131,7 +132,7 @@ def test_every_method_that_a_command_runs_by_default_has_records_and_a_place_in_
     users = {"bank": 4, "twin_model": 1, "rehearsal": 1}  # of the bank two soft methods, bank_labels and this one
     shared = sum(seconds * (1 - 1 / users[part]) for part, seconds in saved.items())
     assert cost["seconds_amortised"] == pytest.approx(cost["seconds"] - shared)
-    samples = json.loads((tmp_path / "samples.json").read_text())
+    samples = read_samples(tmp_path)
     arm = settings(data, methods=DEFAULT_METHODS)
     graph = Graph(arm, make_requests(arm, data)[0], TinyNet())
     kept = StageStore(tmp_path / "stages", warn=pytest.fail).load(graph.model("rewarm_rehearsed").name)
@@ -347,7 +348,7 @@ def test_a_changed_method_gets_new_records(data, tmp_path, monkeypatch):
         assert said == ([expected] if seen else [])
         seen.append({record["method"]: record for record in records})
         assert len(records) == len(seen[-1])
-        samples = json.loads((tmp_path / "samples.json").read_text())
+        samples = read_samples(tmp_path)
         assert sorted(entry["method"] for entry in samples) == ["finetune", "floor_gold_gold", "mine", "retrain"]
     assert len({found["mine"]["stage"] for found in seen}) == len(changes)
     assert len({found["mine"]["kl"] for found in seen}) == 3  # a version alone changes no number
