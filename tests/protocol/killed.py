@@ -10,6 +10,7 @@ import pathlib
 import signal
 import sys
 import threading
+import time
 
 from rich.console import Console
 
@@ -45,6 +46,9 @@ class Watch:
         self.moment = kind, number
         self.delay = delay
         self.counts = dict.fromkeys(KINDS, 0)
+        # A thread that waits: within a hook, in whatever thread that is, none can be relied on to start.
+        self.is_due = threading.Event()
+        threading.Thread(target=self._kill_later, daemon=True).start()
         self.file = os.open(diary, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def note(self, *words: object) -> None:
@@ -62,10 +66,14 @@ class Watch:
         self.counts[kind] += 1
         self.note(kind, self.counts[kind], event, path.relative_to(self.output))
         if (kind, self.counts[kind]) == self.moment:
-            if self.delay:
-                threading.Timer(self.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
-            else:
+            if not self.delay:
                 os.kill(os.getpid(), signal.SIGKILL)
+            self.is_due.set()
+
+    def _kill_later(self) -> None:
+        self.is_due.wait()
+        time.sleep(self.delay)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(output: pathlib.Path, watch: Watch) -> None:

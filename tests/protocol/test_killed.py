@@ -24,14 +24,14 @@ CALLS_AT_RISK = 2
 
 
 def moments():
-    """24 of them, as KIND, NUMBER and DELAY: from the start on states, stages and records by turns, then the report."""
+    """26 of them, as KIND, NUMBER and DELAY: from the start on states, stages and records by turns, then the report."""
     rng = np.random.default_rng(0)
     most = {"state": 80, "stage": 15, "records": 6}
     for number in range(18):
         kind = KINDS[number % 3]
         # Within a change, too: Orbax's threads and TensorStore write after Python has begun.
         yield kind, int(rng.integers(1, most[kind] + 1)), float(rng.choice([0, rng.uniform(0, 0.05)]))
-    for number in range(6):
+    for number in range(8):
         yield "report", number + 1, 0.0005 * (number % 2)
 
 
@@ -71,7 +71,7 @@ def test_killed_at_any_moment_it_ends_as_one_that_nobody_killed(tmp_path):
         killed += 1
     status, lines = go_on(tmp_path / "killed", tmp_path / "killed.txt")
     assert (status, lines[-1]) == (0, ["ended"])
-    assert killed == 24
+    assert killed == 26
     assert done | steps_of(lines) == steps_of(
         line.split() for line in (tmp_path / "whole.txt").read_text().splitlines()
     )
