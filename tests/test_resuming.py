@@ -240,6 +240,7 @@ def test_no_seconds_below_zero(tmp_path):
             pass
 
 
+@pytest.mark.slow
 def test_a_stream_of_two_groups_and_further_epochs(short_calls, calls, tmp_path):
     """Groups that are cycled go on in the middle of their order; and how many epochs it takes is asked again."""
 
@@ -277,7 +278,10 @@ def test_sigterm_is_an_interruption():
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize(("stop", "status", "waits"), [("", 3, True), ("", 130, False), ("terminate", 0, False)])
+@pytest.mark.parametrize(
+    ("stop", "status", "waits"),
+    [pytest.param("", 3, True, marks=pytest.mark.slow), ("", 130, False), ("terminate", 0, False)],
+)
 def test_a_stopped_command_does_not_wait_for_what_interrupted_calls_left(stop, status, waits):
     """In their place a function that Python calls on leaving, as it waits for XLA's threads."""
     code = f"""

@@ -97,6 +97,7 @@ def test_a_rival_that_is_not_installed_is_an_error_in_its_row_alone(tmp_path, un
     assert all("No module named 'torch" in row.error and row.ours_seconds == 3.0 for row in rows)
 
 
+@pytest.mark.slow
 def test_the_fisher_information_is_in_the_order_of_pytorchs_names(untrained):
     """Beside the derivatives of each class's log-probability, one after another."""
     case = TINY["fisher"]

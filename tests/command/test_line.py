@@ -152,7 +152,7 @@ def test_help_names_the_commands_and_their_options(capsys):
     assert "share of a retraining" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("module", ["tmu_jax", "experiments.requests"])
+@pytest.mark.parametrize("module", [pytest.param("tmu_jax", marks=pytest.mark.slow), "experiments.requests"])
 def test_a_reader_that_has_gone_is_no_error(module):
     read, write = os.pipe()
     os.close(read)

@@ -281,6 +281,7 @@ def test_no_home_and_no_entry_for_the_user(loaded, monkeypatch, caplog, tmp_path
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_kept_programs_run_in_a_new_process(tmp_path):
     """JAX's compilation cache holds programs that call compiled code; a second process loads them."""
     program = """

@@ -235,6 +235,7 @@ def test_the_variants_end_to_end(data, tmp_path):
     assert len(list((tmp_path / "stages").glob("gold-*"))) == 4
 
 
+@pytest.mark.slow
 def test_the_authors_code_end_to_end(data, tmp_path, monkeypatch):
     """Every arm runs; the report shows what was expected beside what came out, and compares no other images."""
     patch_everywhere(monkeypatch, training.fit, noise_for_training)
@@ -351,6 +352,7 @@ def test_a_series_is_every_experiment_with_one_folder_of_stages(tmp_path, monkey
             series.series(dataclasses.replace(options, **wrong))
 
 
+@pytest.mark.slow
 def test_a_series_killed_halfway_trains_nothing_twice(data, tmp_path, monkeypatch):
     plain = settings(data, methods=("original", "finetune", "twin"))
     runs = [

@@ -309,6 +309,7 @@ def test_locality_self_attention_equals_numpy():
     )
 
 
+@pytest.mark.slow
 def test_attention_in_bfloat16_is_near_float32():
     tokens = random_images(4, 9, 8)
     full = LocalitySelfAttention(2, 4, jnp.float32, jnp.float32)
