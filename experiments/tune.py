@@ -5,6 +5,14 @@ ranges (`Method.ranges`). Each is rehearsed on held-out images and the twin mode
 and the report says what the choice came to, beside the published recipe and beside what a choice by gold would have
 reached. `recipes.json` in the output folder holds what was chosen, with every try; `tmu_jax.tuned` reads it, and
 `python -m experiments.compare --recipes FILE` compares with it.
+
+The recipes that ship, of a tenth of CIFAR-10, took an hour beside other work on two CPU cores:
+
+    python -m experiments.tune --preset fast --arch small_resnet --num-train 5000 --num-forget 50 --tries 4 --folds 2 \
+        --methods finetune negative_gradient random_labeling bad_teacher bank_labels rewarm soft_twin rewarm_twin \
+        rewarm_rehearsed ssd scrub salun l1_sparse
+
+    nine of 13 choices are gold's own; not peeking costs 0.2 points of misalignment in the mean
 """
 
 import dataclasses
