@@ -1,7 +1,8 @@
 """Stages of `tests.golden` on several devices.
 
 `python -m tests.spread FILE DEVICES [STAGE ...]` writes their arrays by stage and number, of all stages where none is
-named, and beside them by the names of compiled programs over how many devices the images of a call were divided.
+named, what those that are models answer on test images, and beside them by the names of compiled programs over how many
+devices the images of a call were divided.
 With RANK/PROCESSES@PORT for DEVICES it is one of several processes with a device each.
 """
 
@@ -21,9 +22,11 @@ if RANK:
 
 import pytest  # noqa: E402
 
+import tmu_jax  # noqa: E402
 from tests import golden  # noqa: E402
 from tests.patching import patch_everywhere  # noqa: E402
-from tmu_jax.training import predict_rows, train_steps  # noqa: E402
+from tests.tiny import tiny_data  # noqa: E402
+from tmu_jax.training import TrainedModel, predict, predict_rows, train_steps  # noqa: E402
 from tmu_jax.twin.features import attack_rows  # noqa: E402
 from tmu_jax.unlearning.bad_teacher import outputs_of_batch  # noqa: E402
 
@@ -53,8 +56,13 @@ def main() -> None:
     divisions = watch_divisions()
     found = golden.stages()
     found = {what: stage for what, stage in found.items() if what in STAGES or not STAGES}
-    values = {what: golden.arrays_of(value) for what, value in golden.values_of(found).items()}
-    arrays = {f"{what} {i}": array for what, several in values.items() for i, array in enumerate(several)}
+    values = golden.values_of(found)
+    several = {what: golden.arrays_of(value) for what, value in values.items()}
+    arrays = {f"{what} {i}": array for what, own in several.items() for i, array in enumerate(own)}
+    test = tmu_jax.data.forget_subset(tiny_data(), target_classes=[0], num_forget=1).test
+    for what, value in values.items():
+        if isinstance(value, TrainedModel):
+            arrays[f"outputs of {what}"] = np.asarray(jax.nn.softmax(predict(value, test)[0]))
     np.savez(FILE, **arrays, **{f"divided {name}": np.array(count) for name, count in divisions.items()})
 
 

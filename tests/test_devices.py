@@ -37,9 +37,17 @@ def check_equal(found, expected):
     names = [name for name in expected if not name.startswith("divided ")]
     assert names
     for name in names:
-        # Adam takes steps along what is rounding noise: the gradient of a bias before batch norm. Conjugate gradients
-        # carry rounding from product to product.
-        close = 1e-4 if name.startswith(("bad_teacher", "influence", "ntk")) else 1e-5
+        close = 1e-5
+        if name.startswith("bank "):  # Kept in half precision, where rounding may fall to either side.
+            np.testing.assert_array_max_ulp(*(one[name].astype(np.float16) for one in (found, expected)), 1)
+            continue
+        if name.startswith("bad_teacher"):
+            # Adam takes full steps along what is rounding noise, the gradient of a bias before batch norm: a parameter
+            # that no answer depends on.
+            close = 1e-4
+        elif name.removeprefix("outputs of ").startswith(("influence", "ntk")):
+            # Conjugate gradients carry rounding from product to product, and their systems are ill-conditioned.
+            close = 5e-4
         np.testing.assert_allclose(found[name], expected[name], rtol=close, atol=close, err_msg=name)
 
 
