@@ -43,6 +43,12 @@ def finished(arms, data, tmp_path_factory):
     return output, records, report.write_report(output, tune.EXPERIMENT.body(output)).read_text()
 
 
+def test_the_defaults():
+    default = tune.Options()
+    assert (default.tries, default.methods, default.folds) == (6, ("all",), 0)
+    assert tune.EXPERIMENT.presets["fast"]["requests"] == "combined"
+
+
 def test_an_arm_is_a_try_of_every_method(arms):
     assert [arm.variant for arm in arms] == ["try 0", "try 1", "try 2"]
     assert arms[0].methods == ("original", "retrain", "finetune", "rewarm")
