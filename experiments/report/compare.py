@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from experiments.report import requests
 from experiments.report.formats import BETTER, WORSE, display_name, finding, text
 from experiments.report.intervals import over_seeds
 from experiments.report.misalignment import misalignment
@@ -19,17 +20,7 @@ from experiments.report.pictures import BLUE, GREEN, ORANGE, STYLE, save, shown
 from experiments.report.results import GOLD, GOLD_GOLD, ORIGINAL, POOLED, Results, load_results
 from experiments.report.tables import Table, interval_note
 
-READOUTS = {
-    "test_accuracy": "A_t",
-    "retain_accuracy": "A_r",
-    "forget_accuracy": "A_f",
-    "forget_gap": "gap",
-    "agreement": "agreement",
-    "activation_distance": "distance",
-    "membership_auc": "membership",
-    "seconds": "s",
-    "retraining_share": "% of retraining",
-}
+READOUTS = requests.READOUTS | {"seconds": "s", "retraining_share": "% of retraining"}
 COMPACT = {
     "test_accuracy": "A_t",
     "forget_gap": "gap",
@@ -39,7 +30,6 @@ COMPACT = {
 }
 RANKED = {"misalignment": "misalignment", "agreement": "agreement", "activation_distance": "distance"}
 COMPARED = {"agreement": "agreement", "activation_distance": "distance"}
-PANELS = {"agreement": "agreement, %\n(more is better)", "activation_distance": "distance\n(less is better)"}
 SCENARIOS = {"random": "images at random", "part": "a part of one class", "class": "a whole class"}
 PUBLISHED = "published"
 
@@ -203,7 +193,7 @@ def _draw(rows: Sequence[Row], output: pathlib.Path, stem: str) -> pathlib.Path:
     untouched = [row for row in rows if row.method == ORIGINAL]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 5.4), layout="constrained")
-        for panel, (key, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        for panel, (key, label) in zip(figure.subplots(1, len(requests.PANELS)), requests.PANELS.items(), strict=True):
             gold = second.results.estimate(POOLED, GOLD_GOLD, key)
             if gold.mean is not None:
                 panel.axhline(gold.mean, color=GREEN, linewidth=1.8, label="a second gold model")
