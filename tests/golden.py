@@ -105,8 +105,14 @@ def stages() -> dict[str, Stage]:
         prepared, rehearsal_stage(prepared, METHODS["rewarm_rehearsed"], 8)
     )
     datamodels = datamodels_stage(preparation_stage(*of_bank, with_twin=False))
-    of_scratch = rehearsal_stage(preparation_stage(*of_bank), METHODS["rewarm_twin"], 8)
-    found["rehearsal, twin model from scratch"] = of_scratch
+    from_scratch = preparation_stage(*of_bank)
+    found["rehearsal, twin model from scratch"] = rehearsal_stage(from_scratch, METHODS["rewarm_twin"], 8)
+    # So few images are known otherwise by every training.
+    known = dataclasses.replace(
+        from_scratch,
+        make=lambda **made: dataclasses.replace(from_scratch.make(**made), know_alike=True).calibrated(),
+    )
+    found["bank_prediction, of what is known"] = prediction_from_bank(known, problem)
     for name, method in METHODS.items():
         if method.reference is None:
             labels = {
@@ -119,6 +125,9 @@ def stages() -> dict[str, Stage]:
             # At their rates Adam goes far along rounding noise: the gradient of a bias before batch norm.
             if name in ("unsir", "datamodel_matching"):
                 method = method.configured(dataclasses.replace(RECIPE, epochs=1))
+            # So is what 20 iterations in float32 leave of its system at its own ridge.
+            if name == "ntk":
+                method = method.configured(None, {"ridge": 0.1})
             found[name] = method.stage(problem, keeping if method.needs_updates else original, key, labels)
     one_cycle = dataclasses.replace(RECIPE, schedule="onecycle")
     cycled = dataclasses.replace(
