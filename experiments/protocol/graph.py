@@ -84,8 +84,10 @@ class Graph:
         return self._prepared()
 
     def prediction_of(self, problem: ForgetProblem) -> Stage:
-        """The bank's labels and distributions of a request."""
-        return prediction_from_bank(self.prepared, problem)
+        """The bank's labels and distributions of a request; with a twin model where rehearsals or labels are shown."""
+        settings = self.settings
+        plain = settings.budget is None and settings.attempt is None and settings.unlearn
+        return prediction_from_bank(self.prepared if plain else self.rehearsing, problem)
 
     @functools.cached_property
     def heldout(self) -> np.ndarray:

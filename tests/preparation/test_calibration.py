@@ -7,7 +7,14 @@ import pytest
 import scipy.special
 
 from tmu_jax.evaluation.metrics import auc
-from tmu_jax.preparation.calibration import bank_features, fit_calibration, share_out, sharpen, shift_to_count
+from tmu_jax.preparation.calibration import (
+    bank_features,
+    fit_calibration,
+    log_odds,
+    share_out,
+    sharpen,
+    shift_to_count,
+)
 
 NUM, CLASSES, SHARPENING = 6_000, 5, 1.7
 
@@ -122,6 +129,16 @@ def test_a_met_count_shifts_nothing_and_an_impossible_one_is_refused():
     for count in (-1, 31):
         with pytest.raises(ValueError, match=f"num_wrong={count} must lie in 0..30"):
             shift_to_count(gold, labels, count)
+
+
+def test_log_odds_are_those_of_the_softmax():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 3, (20, 5)).astype(np.float32), rng.integers(5, size=20)
+    true = scipy.special.softmax(logits.astype(np.float64), axis=1)[np.arange(20), labels]
+    np.testing.assert_allclose(log_odds(logits, labels), scipy.special.logit(true), rtol=1e-9)
+    certain = np.array([[0.0, 500.0, 0.0]])
+    np.testing.assert_allclose(log_odds(certain, np.array([1])), 500 - np.log(2))
+    np.testing.assert_allclose(log_odds(certain, np.array([0])), -500)
 
 
 def test_features_of_certain_models_are_finite():

@@ -1,16 +1,21 @@
 """Preparing: what is kept, how it is resumed, and what requests see of it."""
 
+import dataclasses
+
 import chex
 import jax
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.special
 
 import tmu_jax
 from tests.preparation.made import CALL, DATA, KEY, RECIPE, gathered_rows, prepared
 from tests.tiny import TinyNet
 from tmu_jax.data import Split
 from tmu_jax.preparation.building import heldout_rows
+from tmu_jax.preparation.calibration import fit_calibration, log_odds
+from tmu_jax.preparation.knowledge import know_alike
 from tmu_jax.stages import key_for
 from tmu_jax.training import predict
 
@@ -22,6 +27,8 @@ def same(one, other):
     rows = one.train.indices
     np.testing.assert_array_equal(one.bank.answers(rows), other.bank.answers(rows))
     np.testing.assert_array_equal(one.calibration.heldout.targets, other.calibration.heldout.targets)
+    problem = one.problem(rows[:30])
+    np.testing.assert_array_equal(one.prediction(problem).targets, other.prediction(other.problem(rows[:30])).targets)
 
 
 def test_heldout_images_are_of_the_test_set_and_of_every_class_alike(ready):
@@ -133,6 +140,41 @@ def test_a_prediction_is_of_the_bank_and_meets_its_own_count(ready):
     assert wrong == round(float(np.sum(1 - prediction.probability.astype(float))))
     np.testing.assert_array_equal(prediction.easy, prediction.probability >= 0.5)
     assert prediction.targets.shape == (30, 4)
+
+
+def test_a_prediction_rests_on_how_well_images_are_known_to_the_model_that_saw_them(ready):
+    """Fitted on M_t's log-odds of held-out images; of D_f it sees M_o's, whatever model is in service by then."""
+
+    def known(model, images):
+        return log_odds(predict(model, images)[0], images.labels)[:, None]
+
+    later = ready.after(np.arange(50, 60), ready.twin)
+    problem, heldout = later.problem(np.arange(30)), ready.heldout
+    gold = scipy.special.softmax(predict(ready.original, heldout)[0], axis=1)
+    answers = ready.bank.answers(heldout.indices)
+    fit = fit_calibration(answers, heldout.labels, gold, known(ready.twin, heldout))
+    np.testing.assert_allclose(ready.calibration.heldout.probability, fit.heldout.probability, rtol=1e-6)
+    found, forget = later.prediction(problem), problem.forget
+    expected = fit.predict(ready.bank.answers(forget.indices), forget.labels, known(ready.original, forget))
+    np.testing.assert_allclose(found.probability, expected.probability, rtol=1e-5)
+    np.testing.assert_allclose(found.original_features[:, -1:], known(ready.original, forget), rtol=1e-5)
+    rehearsed = ready.twin_prediction(ready.twin_problem(heldout.indices[5:25])).original_features
+    np.testing.assert_allclose(rehearsed[:, -1:], known(ready.twin, heldout)[5:25], rtol=1e-5)
+
+
+def test_where_the_twin_model_knows_otherwise_a_prediction_is_the_banks_alone(ready):
+    """None is there, or M_o warmed up again, which saw D for longer: what it is sure of says nothing of M_o."""
+    assert ready.know_alike
+    warmed = prepared(twin_epochs_share=1.0, folds=0)
+    assert not warmed.know_alike
+    assert not know_alike(warmed.twin, ready.original, ready.train)
+    alone = dataclasses.replace(ready, twin=warmed.twin, know_alike=False).calibrated()
+    problem, heldout = ready.problem(np.arange(30)), ready.heldout
+    gold = scipy.special.softmax(predict(ready.original, heldout)[0], axis=1)
+    fit = fit_calibration(ready.bank.answers(heldout.indices), heldout.labels, gold)
+    expected = fit.predict(ready.bank.answers(problem.forget.indices), problem.forget.labels)
+    np.testing.assert_allclose(alone.prediction(problem).probability, expected.probability, rtol=1e-5)
+    assert np.abs(alone.prediction(problem).probability - ready.prediction(problem).probability).max() > 1e-3
 
 
 def test_the_problem_of_a_request(ready):

@@ -14,7 +14,8 @@ from tmu_jax.data.problem import check_removed
 from tmu_jax.places import check_folder
 from tmu_jax.preparation.bank import BankModel, BankSettings, bank_stages
 from tmu_jax.preparation.heldout import heldout_rows
-from tmu_jax.preparation.prepared import Prepared, bank_of, calibrate
+from tmu_jax.preparation.knowledge import know_alike
+from tmu_jax.preparation.prepared import Prepared, bank_of
 from tmu_jax.preparation.twin_model import twin_stage
 from tmu_jax.stages import VERSIONS, Progress, Stage, compute, given, key_for
 from tmu_jax.store import StageStore
@@ -206,11 +207,11 @@ def preparation_stage(
             test=test,
             bank=bank,
             bank_settings=settings,
-            calibration=None if bank is None else calibrate(bank, original, heldout),
             key=key,
+            know_alike=twin is not None and know_alike(twin, original, train_rows),
             costs=costs,
             seconds=seconds,
-        )
+        ).calibrated()
 
     made_from = {"heldout": heldout.indices, "test": test.indices, "key": key}
     return Stage("prepared", "preparation", make, Prepared, parents=parents, made_from=made_from, is_kept=False)
@@ -220,8 +221,8 @@ def prediction_from_bank(prepared: Stage, problem: ForgetProblem) -> Stage:
     """The stage of the labels and distributions of a request, from the preparation's; its costs are the bank's."""
 
     def make(prepared: Prepared, progress: Progress) -> TwinPrediction:
-        found = prepared.prediction(problem)
-        return dataclasses.replace(found, seconds_by_part={"bank": prepared.seconds["bank"]})
+        seconds = {part.replace(" ", "_"): seconds for part, seconds in prepared.seconds.items()}
+        return dataclasses.replace(prepared.prediction(problem), seconds_by_part=seconds)
 
     return Stage(
         "bank_prediction",

@@ -55,6 +55,14 @@ def _log_odds(answers: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
     return np.log(mean_true / (1 - mean_true)), np.log(limited / (1 - limited)), mean
 
 
+def log_odds(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The true class's log-odds in the softmax of logits [n, classes], float64[n]: its logit above all the others'."""
+    values, own = logits.astype(np.float64), (np.arange(len(labels)), labels)
+    true = values[own]
+    values[own] = -np.inf
+    return true - scipy.special.logsumexp(values, axis=1)
+
+
 class Predicted(NamedTuple):
     """Gold's answers as they are predicted.
 
@@ -95,7 +103,7 @@ class Calibration:
           labels: int32[n].
           features: float[n, f], further ones, as many as it was fitted with.
         """
-        inputs = _inputs(answers, labels, features)
+        inputs = all_features(answers, labels, features)
         shared = share_out(_probability(self.true_class, inputs), answers, labels, self.rest)
         return Predicted(_probability(self.right, inputs), sharpen(shared, self.sharpening))
 
@@ -120,7 +128,7 @@ def fit_calibration(
     """
     if len(labels) < 2:
         raise ValueError(f"heldout holds {len(labels)} images; a calibration needs at least 2")
-    inputs = _inputs(answers, labels, features)
+    inputs = all_features(answers, labels, features)
     right = gold.argmax(1) == labels
     true = np.clip(gold[np.arange(len(labels)), labels].astype(np.float64), 0, 1)
     rest = _fit_rest(answers, labels, gold)
@@ -201,7 +209,8 @@ def _shifted(targets: np.ndarray, labels: np.ndarray, num_wrong: int) -> np.ndar
     return shifted / shifted.sum(1, keepdims=True)
 
 
-def _inputs(answers: np.ndarray, labels: np.ndarray, features: np.ndarray | None) -> np.ndarray:
+def all_features(answers: np.ndarray, labels: np.ndarray, features: np.ndarray | None) -> np.ndarray:
+    """What a calibration sees of each image, float64[n, f]: `bank_features` and further ones, where there are any."""
     found = bank_features(answers, labels)
     return found if features is None else np.concatenate([found, features], axis=1)
 

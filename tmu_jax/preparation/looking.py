@@ -11,6 +11,7 @@ from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.evaluation.metrics import margins
 from tmu_jax.preparation.calibration import bank_features
 from tmu_jax.preparation.findings import Finding, Findings
+from tmu_jax.preparation.knowledge import some_of
 from tmu_jax.preparation.prepared import Prepared
 from tmu_jax.statistics import ERRORS, UNLIKE, separation
 from tmu_jax.training import TrainedModel, predict
@@ -18,8 +19,6 @@ from tmu_jax.twin.models import outside
 from tmu_jax.twin.neighbors import nearest_distances
 from tmu_jax.unlearning.unlearned import UnlearnedModel
 
-MOST_ROWS = 2000
-"""Images of D that stand for all of it."""
 FEWEST = 10
 """Images of a class below which little can be said of it."""
 _TELLING = 8
@@ -95,7 +94,7 @@ def _draw_by_model(problem: ForgetProblem, model: TrainedModel) -> Finding:
         words = "All images of the classes are asked for: nothing was drawn from them"
         return Finding("random_draw", None, 50 + UNLIKE, True, words)
     stays = Split(problem.pool, problem.retain.indices[np.isin(problem.retain.labels, forget.labels)])
-    known = _sample(stays)
+    known = some_of(stays)
     outputs = [predict(model, split) for split in (forget, known, stays)]
     ours, theirs, bank = (_unit(embeddings) for _, embeddings in outputs)
     # The nearest of what stays to one of what stays is that image itself.
@@ -140,7 +139,7 @@ class _Answers(NamedTuple):
 
 def _unseen_by_bank(prepared: Prepared) -> Finding:
     """Held-out images that the bank gets wrong or nearly so, beside images of D on which it is as wrong."""
-    known = _Answers.of(prepared, _sample(prepared.train))
+    known = _Answers.of(prepared, some_of(prepared.train))
     heldout = _Answers.of(prepared, prepared.heldout)
     telling = np.median(heldout.unseen)
     gains = [(one.own - one.unseen)[one.unseen <= telling] for one in (known, heldout)]
@@ -166,8 +165,8 @@ def _unseen_by_bank(prepared: Prepared) -> Finding:
 def _unseen_by_model(problem: ForgetProblem, model: TrainedModel) -> Finding:
     heldout = problem.heldout
     of_class = np.isin(problem.test.labels, heldout.labels)
-    fresh = _sample(Split(problem.pool, np.setdiff1d(problem.test.indices[of_class], heldout.indices).astype(np.int32)))
-    stays = _sample(Split(problem.pool, problem.retain.indices[np.isin(problem.retain.labels, heldout.labels)]))
+    fresh = some_of(Split(problem.pool, np.setdiff1d(problem.test.indices[of_class], heldout.indices).astype(np.int32)))
+    stays = some_of(Split(problem.pool, problem.retain.indices[np.isin(problem.retain.labels, heldout.labels)]))
     own, others, known = (
         margins(predict(model, split)[0], split.labels) if len(split) else np.zeros(0)
         for split in (heldout, fresh, stays)
@@ -199,7 +198,7 @@ def _unseen_by_twin(prepared: Prepared) -> Finding | None:
     """
     assert prepared.twin is not None
     rows = np.setdiff1d(prepared.test.indices, prepared.heldout.indices).astype(np.int32)
-    known, fresh = _sample(prepared.train), _sample(Split(prepared.test.pool, rows))
+    known, fresh = some_of(prepared.train), some_of(Split(prepared.test.pool, rows))
 
     def of(model: TrainedModel, split: Split) -> np.ndarray:
         return margins(predict(model, split)[0], split.labels)
@@ -257,14 +256,6 @@ def _fewest(name: str, split: Split, classes: list[int], kind: str, forbidden: s
     listed = ", ".join(f"class {c} has {counts[c]}" for c in few)
     words = f"{listed} {kind} images, fewer than {FEWEST}: too few to judge by"
     return Finding(name, least, FEWEST, False, words, (forbidden,))
-
-
-def _sample(split: Split) -> Split:
-    """At most `MOST_ROWS` of the images, always the same ones."""
-    if len(split) <= MOST_ROWS:
-        return split
-    chosen = np.random.default_rng(0).permutation(len(split))[:MOST_ROWS]
-    return Split(split.pool, split.indices[np.sort(chosen)])
 
 
 def _unit(embeddings: np.ndarray) -> np.ndarray:

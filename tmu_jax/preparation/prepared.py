@@ -11,7 +11,8 @@ import scipy.special
 from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.preparation.asking import checked_rows, rows_of_problem
 from tmu_jax.preparation.bank import Bank, BankModel, BankSettings
-from tmu_jax.preparation.calibration import Calibration, Predicted, bank_features, fit_calibration
+from tmu_jax.preparation.calibration import Calibration, Predicted, all_features, fit_calibration
+from tmu_jax.preparation.knowledge import knowledge
 from tmu_jax.preparation.predicting import as_prediction
 from tmu_jax.stages import key_for
 from tmu_jax.text import html_table
@@ -48,6 +49,8 @@ class Prepared:
       removed: int32[n], rows of the pool that were removed before it was prepared: they are in none of the sets.
       rehearsals: what was rehearsed, for `forget(…, method="auto")`.
       key: of all that is drawn.
+      know_alike: whether M_t knows D as M_o does; then the calibration also sees how well M_t knows each held-out
+        image, and M_o each of D_f.
       costs: of each part of the preparation, in trainings of M_o.
       seconds: run time of each part.
     """
@@ -60,8 +63,9 @@ class Prepared:
     test: Split
     bank: Bank | None
     bank_settings: BankSettings
-    calibration: Calibration | None
     key: jax.Array
+    calibration: Calibration | None = None
+    know_alike: bool = False
     forgotten: tuple[np.ndarray, ...] = ()
     removed: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     rehearsals: "tuple[Rehearsal, ...]" = ()
@@ -149,8 +153,10 @@ class Prepared:
         assert self.calibration is not None
         labels = problem.forget.labels
         answers = self.bank.answers(problem.forget.indices)
-        predicted = self.calibration.predict(answers, labels)
-        return as_prediction(self.heldout, self.calibration, predicted, bank_features(answers, labels), problem)
+        known = self.known(self.original, problem.forget)
+        predicted = self.calibration.predict(answers, labels, known)
+        features = all_features(answers, labels, known)
+        return as_prediction(self.heldout, self.calibration, predicted, features, problem)
 
     def twin_prediction(self, problem: ForgetProblem) -> TwinPrediction:
         """The same for a rehearsal: each held-out image's numbers are from a fit without it.
@@ -162,8 +168,21 @@ class Prepared:
             raise ValueError("folds=0 leaves no bank, and only a bank predicts for a rehearsal; prepare with folds=2")
         place = np.searchsorted(self.heldout.indices, problem.forget.indices)
         predicted = Predicted(*(values[place] for values in self.calibration.heldout))
-        features = bank_features(self.bank.answers(problem.forget.indices), problem.forget.labels)
+        known = self.known(self.twin, problem.forget)
+        features = all_features(self.bank.answers(problem.forget.indices), problem.forget.labels, known)
         return as_prediction(self.heldout, self.calibration, predicted, features, problem)
+
+    def known(self, model: TrainedModel | None, images: Split) -> np.ndarray | None:
+        """How well M_o knows images of D, or M_t held-out ones, float64[n, 1]; None where it is not the same."""
+        return knowledge(model, images) if self.know_alike and model is not None else None
+
+    def calibrated(self) -> "Prepared":
+        """The same with the calibration of its bank: fitted on the held-out images, which M_o never saw."""
+        if self.bank is None:
+            return self
+        gold = scipy.special.softmax(predict(self.original, self.heldout)[0], axis=1)
+        answers, known = self.bank.answers(self.heldout.indices), self.known(self.twin, self.heldout)
+        return dataclasses.replace(self, calibration=fit_calibration(answers, self.heldout.labels, gold, known))
 
     def debt(self) -> dict[str, int]:
         """How many forgotten images each model in use was trained on, by the model's name; models without debt too."""
@@ -212,12 +231,6 @@ class Prepared:
             f"Prepared({len(self.train)} training images, {sum(map(len, self.forgotten))} forgotten in "
             f"{len(self.forgotten)} requests, {len(self.heldout)} held out, {bank}; cost {cost:.2f} trainings)"
         )
-
-
-def calibrate(bank: Bank, original: TrainedModel, heldout: Split) -> Calibration:
-    """Fits a bank's calibration on images that M_o never saw."""
-    gold = scipy.special.softmax(predict(original, heldout)[0], axis=1)
-    return fit_calibration(bank.answers(heldout.indices), heldout.labels, gold)
 
 
 def bank_of(models: list[BankModel], settings: BankSettings, num_rows: int, key: jax.Array) -> Bank | None:

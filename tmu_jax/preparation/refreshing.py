@@ -8,7 +8,7 @@ import numpy as np
 from tmu_jax.boundary import checked
 from tmu_jax.data import Split
 from tmu_jax.preparation.bank import Bank, train_bank_model
-from tmu_jax.preparation.prepared import Prepared, bank_of, calibrate
+from tmu_jax.preparation.prepared import Prepared, bank_of
 from tmu_jax.stages import Progress, ignore_progress, key_for
 
 
@@ -58,6 +58,5 @@ def refresh(prepared: Prepared, budget: float, *, progress: Callable[[str], Prog
     flat = [model for repetition in models for model in repetition]
     bank = bank_of(flat, prepared.bank_settings, len(prepared.train.pool), prepared.key)
     assert isinstance(bank, Bank)
-    calibration = calibrate(bank, prepared.original, prepared.heldout)
     costs = {**prepared.costs, "refreshed": prepared.costs.get("refreshed", 0.0) + spent}
-    return dataclasses.replace(prepared, bank=bank, calibration=calibration, costs=costs)
+    return dataclasses.replace(prepared, bank=bank, costs=costs).calibrated()

@@ -10,7 +10,7 @@ import numpy as np
 from tmu_jax.boundary import checked
 from tmu_jax.data import Dataset, Pool, Split
 from tmu_jax.preparation.bank import BankModel, BankSettings
-from tmu_jax.preparation.prepared import Prepared, bank_of, calibrate
+from tmu_jax.preparation.prepared import Prepared, bank_of
 from tmu_jax.preparation.rehearsal import Rehearsal
 from tmu_jax.stages import stage_hash
 from tmu_jax.store import Saved, StageStore
@@ -47,6 +47,7 @@ def save_prepared(prepared: Prepared, folder: pathlib.Path | str) -> None:
         "parts": {name: part.metadata for name, part in parts.items()},
         "key_impl": str(jax.random.key_impl(prepared.key)),
         "data": contents(prepared.train.pool),
+        "know_alike": prepared.know_alike,
         "num_bank": len(models),
         "num_forgotten": len(prepared.forgotten),
         "bank_settings": dataclasses.asdict(prepared.bank_settings),
@@ -100,11 +101,13 @@ def load_prepared(folder: pathlib.Path | str, data: Dataset, module: ModuleLike)
         model=read.get("model", read["original"]),
         original=read["original"],
         twin=read.get("twin"),
-        **splits,
+        train=splits["train"],
+        heldout=splits["heldout"],
+        test=splits["test"],
         bank=bank,
         bank_settings=settings,
-        calibration=None if bank is None else calibrate(bank, read["original"], splits["heldout"]),
         key=key,
+        know_alike=saved.metadata.get("know_alike", False),
         forgotten=tuple(rows[f"forgotten_{i}"] for i in range(saved.metadata["num_forgotten"])),
         removed=rows["removed"],
         rehearsals=tuple(
@@ -113,7 +116,7 @@ def load_prepared(folder: pathlib.Path | str, data: Dataset, module: ModuleLike)
         ),
         costs=saved.metadata["costs"],
         seconds=saved.metadata["seconds"],
-    )
+    ).calibrated()
 
 
 def as_trained(model: TrainedModel) -> TrainedModel:
