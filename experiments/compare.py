@@ -23,7 +23,7 @@ import numpy as np
 from experiments.protocol import command
 from experiments.protocol.experiment import Experiment, cifar
 from experiments.protocol.options import FAST, FROM_BANK, PAPER, QUICK, DataOptions, RunOptions
-from experiments.protocol.settings import Settings
+from experiments.protocol.settings import Settings, recipes_name
 from experiments.report import compare as report_compare
 from tmu_jax.data import Dataset
 from tmu_jax.preparation import BankSettings
@@ -76,6 +76,9 @@ def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name}={list(values)} must name at least one, each once")
+    names = [recipes_name(recipes) for recipes in options.recipes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"recipes={list(options.recipes)} must differ in the names of their files")
     for name in ("share", "part"):
         if not 0 < getattr(options, name) < 1:
             raise ValueError(f"{name}={getattr(options, name)} must lie between 0 and 1: it is a share of a class")
@@ -89,8 +92,8 @@ def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
     found = []
     for scenario in options.scenarios:
         asked = _asked(base, scenario, options, data)
-        for recipes in options.recipes:
-            arm = dataclasses.replace(asked, variant=f"{scenario}, {recipes}", methods=methods)
+        for name, recipes in zip(names, options.recipes, strict=True):
+            arm = dataclasses.replace(asked, variant=f"{scenario}, {name}", methods=methods)
             if recipes != PUBLISHED:
                 tuned = read_recipes(recipes)
                 own = tuple(name for name in methods if name in tuned)

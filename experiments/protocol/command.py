@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import pathlib
 import pickle
 import shlex
@@ -229,7 +230,10 @@ def complain(error: BaseException) -> int:
 
 
 def public_arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments without this machine's folders: what --data-dir, --output and --stages name is left out."""
+    """The arguments without this machine's folders: what --data-dir, --output and --stages name is left out.
+
+    Of any other file, such as one of recipes, its name stays.
+    """
     private = ("--data-dir", "--data_dir", "--output", "--stages")
     kept: list[str] = []
     skip = False
@@ -239,5 +243,6 @@ def public_arguments(arguments: Sequence[str]) -> list[str]:
         elif argument in private:
             skip = True
         elif not argument.startswith(tuple(f"{name}=" for name in private)):
-            kept.append(argument)
+            option, sign, value = argument.rpartition("=")
+            kept.append(option + sign + (os.path.basename(value) if os.path.isfile(value) else value))
     return kept

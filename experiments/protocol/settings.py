@@ -133,12 +133,18 @@ class Settings:
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        recipes = None if self.recipes is None else recipes_name(self.recipes)
+        return json.loads(json.dumps(dataclasses.asdict(self) | {"recipes": recipes}))
 
     def seeds_of(self, seed: int) -> Seeds:
         """What the repetition `seed` draws with."""
         held = (self.split_seed, self.training_seed, self.unlearning_seed)
         return Seeds(*(seed if value is None else value for value in held))
+
+
+def recipes_name(recipes: str) -> str:
+    """What records call tuned recipes: of a file the name, for its folder is this machine's."""
+    return pathlib.PurePath(recipes).name.removesuffix(".json")
 
 
 def check_seeds(given: Any) -> None:

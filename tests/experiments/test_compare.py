@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from scipy import stats
 import tmu_jax
 from experiments import compare
 from experiments.protocol import run as runner
+from experiments.protocol.command import public_arguments
 from experiments.protocol.graph import Graph
 from experiments.protocol.options import FROM_BANK
 from experiments.protocol.requests import make_requests
@@ -62,7 +65,7 @@ def finished(arms, data, tmp_path_factory):
 
 def test_the_arms(arms, recipes):
     assert [arm.variant for arm in arms] == [
-        f"{scenario}, {kind}" for scenario in ("random", "part", "class") for kind in ("published", recipes)
+        f"{scenario}, {kind}" for scenario in ("random", "part", "class") for kind in ("published", "mine")
     ]
     assert [(arm.classes, arm.num_forget) for arm in arms[::2]] == [((0, 2), 10), ((0,), 10), ((0,), "all")]
     for published, tuned in zip(arms[::2], arms[1::2], strict=True):
@@ -113,6 +116,20 @@ def test_what_cannot_be(data, options, changes, said):
         compare.arms(settings(data), dataclasses.replace(options, **changes), data)
 
 
+def test_records_name_a_file_of_recipes_without_its_folder(arms, recipes, finished):
+    output, _ = finished
+    assert str(pathlib.Path(recipes).parent) not in (output / "config.json").read_text()
+    assert arms[1].plain()["recipes"] == "mine"
+    assert public_arguments(["--recipes", "published", recipes]) == ["--recipes", "published", "mine.json"]
+    assert public_arguments([f"--recipes={recipes}", "--classes", "a/b"]) == ["--recipes=mine.json", "--classes", "a/b"]
+
+
+def test_two_files_of_recipes_of_one_name_are_refused(data, options, recipes, tmp_path):
+    other = shutil.copy(recipes, tmp_path)
+    with pytest.raises(ValueError, match="must differ in the names of their files"):
+        compare.arms(settings(data), dataclasses.replace(options, recipes=(recipes, other)), data)
+
+
 def test_recipes_that_are_none(data, options):
     with pytest.raises(FileNotFoundError, match="neither a file nor a name that ships"):
         compare.arms(settings(data), dataclasses.replace(options, recipes=("nowhere",)), data)
@@ -131,7 +148,7 @@ def test_the_ranks_are_those_of_the_records(finished):
     known += [("random labeling", "random_labeling"), ("random labeling, tuned", "random_labeling")]
     values, distances, agreements = [], [], []
     for name, method in known:
-        variant = "mine.json" if name.endswith("tuned") else "published"
+        variant = "mine" if name.endswith("tuned") else "published"
         own = [r for r in records if r["method"] == method and r["variant"].startswith("random")]
         own = sorted((r for r in own if r["variant"].endswith(variant)), key=lambda r: r["seed"])
         golds = [
