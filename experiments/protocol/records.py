@@ -12,10 +12,12 @@ from experiments.protocol.requests import FLOORS
 from experiments.report.files import (
     packed,
     packed_features,
+    packed_record,
     read_config,
     read_features,
     read_records,
     read_samples,
+    shared_by_arm,
     write_whole,
 )
 from experiments.report.samples import cell_of, disagreements
@@ -116,7 +118,9 @@ class RecordTable:
                 write_whole(folder / f"{name}.json", "[\n" + ",\n".join(map(_line, entries)) + "\n]\n")
             else:
                 (folder / f"{name}.json").unlink(missing_ok=True)
-        write_whole(folder / "results.jsonl", "".join(_line(record) + "\n" for record in self.records))
+        shared = shared_by_arm(folder)
+        records = [packed_record(record, shared) for record in self.records]
+        write_whole(folder / "results.jsonl", "".join(_line(record) + "\n" for record in records))
 
     def _complete(self) -> set[tuple[tuple[Any, ...], str]]:
         """Cells and methods that have records, samples and features of the same run."""

@@ -18,6 +18,8 @@ _LISTS = {"notes", "tried", "distance", "probability", "classes", "seeds", "meth
 _OBJECTS = {"seconds_by_part", "stage_by_part", "preparation", "debt", "options", "made_elsewhere", "runs", "arms"}
 _OBJECTS |= {"rehearsed_untouched", "recipe"}
 _IN_PARTS = ("distance", "probability")
+_OF_ARM = ("experiment", "dataset", "preset", "arch", "num_train", "requests", "heldout_source")
+_OF_RECIPE = ("epochs", "augment")
 
 
 def read_config(output: pathlib.Path) -> dict[str, Any]:
@@ -42,15 +44,32 @@ def read_config(output: pathlib.Path) -> dict[str, Any]:
 
 
 def read_records(output: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads `results.jsonl`, a record a line.
+    """Reads `results.jsonl`, a record a line; what all records of an arm share comes from `config.json`.
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: a line is not a JSON object with `RECORD_KEYS`.
+        ValueError: a line is not a JSON object with `RECORD_KEYS`, or `config.json` is broken.
     """
-    path = output / "results.jsonl"
+    path, shared = output / "results.jsonl", shared_by_arm(output)
     lines = enumerate(_text(path, "remove the line").splitlines(), 1)
-    return [_entry(line, f"{path}, line {number}", RECORD_KEYS) for number, line in lines]
+    records = [_entry(line, f"{path}, line {number}", RECORD_KEYS) for number, line in lines]
+    return [{**shared.get(record.get("variant", "default"), {}), **record} for record in records]
+
+
+def shared_by_arm(output: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """What all records of an arm share, by the arm's name; nothing where there is no `config.json`."""
+    arms = read_config(output).get("arms") or {} if (output / "config.json").exists() else {}
+    return {
+        name: {key: arm[key] for key in _OF_ARM if key in arm}
+        | {key: arm["recipe"][key] for key in _OF_RECIPE if key in arm.get("recipe", {})}
+        for name, arm in arms.items()
+    }
+
+
+def packed_record(record: Record, shared: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A record as it is written: without what it shares with its arm; `read_records` undoes it."""
+    of_arm = shared.get(record.get("variant", "default"), {})
+    return {key: value for key, value in record.items() if key not in of_arm or of_arm[key] != value}
 
 
 def read_samples(output: pathlib.Path) -> list[dict[str, Any]]:

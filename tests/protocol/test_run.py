@@ -21,7 +21,7 @@ from experiments.protocol.options import DEFAULT_METHODS
 from experiments.protocol.requests import make_requests
 from experiments.protocol.settings import Settings, check_output
 from experiments.report import write as report
-from experiments.report.files import read_samples
+from experiments.report.files import read_records, read_samples
 from tests.patching import patch_everywhere
 from tests.tiny import TinyNet, tiny_data
 from tmu_jax import training, twin
@@ -105,7 +105,12 @@ def test_a_record_for_every_class_and_method_and_the_pooled_row(finished, data):
     floors = ["floor_gold_gold", "floor_majority", "floor_count_matched"]
     expected = {(c, m) for c in (0, 2, "all") for m in [*settings(data).methods, *floors]}
     assert sorted(map(str, expected)) == sorted(str((r["target_class"], r["method"])) for r in records)
-    assert records == [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    assert records == read_records(output)
+    lines = (output / "results.jsonl").read_text().splitlines()
+    # What all of an arm share is not written in each line, and is read from config.json.
+    shared = ("experiment", "dataset", "preset", "arch", "num_train", "requests", "heldout_source", "epochs", "augment")
+    assert {name for line in lines for name in shared if name in json.loads(line)} == set()
+    assert set(shared) <= set(records[0])
     for record in records:
         assert set(REQUIRED_KEYS) <= set(record)
         assert record["method"].startswith("floor_") or set(MEASURED_KEYS) <= set(record)

@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from experiments.report.files import packed, read_config, read_features, read_records, read_samples
+from experiments.report.files import (
+    packed,
+    packed_record,
+    read_config,
+    read_features,
+    read_records,
+    read_samples,
+    shared_by_arm,
+)
 from tests.report.made_up import lines_of, record
 
 SAMPLE = {"request": "all classes", "seed": 0, "method": "twin", "labels": [3, 3], "correct": "01"}
@@ -25,6 +33,28 @@ def test_a_broken_record_is_named(tmp_path, line, message):
     with pytest.raises(ValueError, match=f"results.jsonl, {message}") as error:
         read_records(tmp_path)
     assert not isinstance(error.value, json.JSONDecodeError)
+
+
+def test_what_an_arm_shares_is_read_from_the_config(tmp_path):
+    """Each record gets its own arm's; what a line says itself stays, and so it does without a config."""
+    arms = {
+        name: {"dataset": "cifar10", "num_train": count, "recipe": {"epochs": 3, "augment": False}, "seeds": [0]}
+        for name, count in (("default", 500), ("other", 900))
+    }
+    whole = [
+        {"method": "a", "target_class": 1, "seed": 0, "dataset": "cifar10", "num_train": 500, "epochs": 3},
+        {"method": "a", "target_class": 1, "seed": 0, "variant": "other", "num_train": 900, "epochs": 7},
+        {"method": "b", "target_class": 1, "seed": 0, "variant": "no arm", "num_train": 900},
+    ]
+    (tmp_path / "config.json").write_text(json.dumps({"arms": arms}))
+    lean = [packed_record(one, shared_by_arm(tmp_path)) for one in whole]
+    keys = {"method", "target_class", "seed"}
+    assert [set(one) - keys for one in lean] == [set(), {"variant", "epochs"}, {"variant", "num_train"}]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lean))
+    shared = {"dataset": "cifar10", "augment": False}
+    assert read_records(tmp_path) == [{**shared, **whole[0]}, {**shared, **whole[1]}, whole[2]]
+    (tmp_path / "config.json").unlink()
+    assert read_records(tmp_path) == lean
 
 
 @pytest.mark.parametrize("content", ["", '{"experiment": "ci', "null", "[]"])
