@@ -163,7 +163,7 @@ def test_records_are_kept_elsewhere_all_of_them(tmp_path, elsewhere, monkeypatch
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
     lines = (kept / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["method"] for line in lines] == ["retrain", "mine"]
-    assert len(json.loads((kept / "samples.json").read_text())) == 2
+    assert len(files.read_samples(kept)) == 2
 
 
 def test_a_preparation_is_refused_before_anything_is_trained(full, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any
 from experiments.protocol.graph import Graph
 from experiments.protocol.requests import FLOORS
 from experiments.report.files import (
+    SAMPLES,
     packed,
     packed_features,
     packed_record,
@@ -31,7 +32,7 @@ PROVENANCE = ("command", "versions", "device", "git_revision", "data_source", "w
 
 
 class RecordTable:
-    """The entries of an output folder: results.jsonl, and for pictures and intervals features.json and samples.json."""
+    """The entries of an output folder: results.jsonl, and behind pictures and intervals features and samples."""
 
     def __init__(
         self, output: pathlib.Path, config: Mapping[str, Any], say: Callable[[str], None] = lambda sentence: None
@@ -112,12 +113,14 @@ class RecordTable:
 
     def _write(self, folder: pathlib.Path) -> None:
         folder.mkdir(exist_ok=True)
+        features = [packed_features(entry) for entry in self._features]
         samples = [packed(entry) for entry in self._samples]
-        for name, entries in (("features", list(map(packed_features, self._features))), ("samples", samples)):
+        for name, entries in (("features.json", features), (SAMPLES, samples)):
             if entries:
-                write_whole(folder / f"{name}.json", "[\n" + ",\n".join(map(_line, entries)) + "\n]\n")
+                write_whole(folder / name, "[\n" + ",\n".join(map(_line, entries)) + "\n]\n")
             else:
-                (folder / f"{name}.json").unlink(missing_ok=True)
+                (folder / name).unlink(missing_ok=True)
+        (folder / "samples.json").unlink(missing_ok=True)  # As it was called before.
         shared = shared_by_arm(folder)
         records = [packed_record(record, shared) for record in self.records]
         write_whole(folder / "results.jsonl", "".join(_line(record) + "\n" for record in records))

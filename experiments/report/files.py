@@ -1,10 +1,12 @@
 """The files of a run's folder, read and checked: what is broken is named with its file and line."""
 
+import gzip
 import itertools
 import json
 import numbers
 import os
 import pathlib
+import zlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -18,6 +20,9 @@ _LISTS = {"notes", "tried", "distance", "probability", "classes", "seeds", "meth
 _OBJECTS = {"seconds_by_part", "stage_by_part", "preparation", "debt", "options", "made_elsewhere", "runs", "arms"}
 _OBJECTS |= {"rehearsed_untouched", "recipe"}
 _IN_PARTS = ("distance", "probability")
+SAMPLES = "samples.json.gz"
+"""Answers on every forgotten image are most of a folder: a third in gzip, which pandas reads as well."""
+_MOST_BYTES = 1 << 30
 _OF_ARM = ("experiment", "dataset", "preset", "arch", "num_train", "requests", "heldout_source")
 _OF_RECIPE = ("epochs", "augment")
 
@@ -73,27 +78,30 @@ def packed_record(record: Record, shared: Mapping[str, Mapping[str, Any]]) -> di
 
 
 def read_samples(output: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads `samples.json`; none where there is no such file, and so no intervals over images.
+    """Reads `samples.json.gz`; none where there is no such file, and so no intervals over images.
 
     Raises:
         ValueError: it is not a list of entries with `SAMPLE_KEYS`, or an entry has fewer or more answers than labels.
     """
-    entries = _entries(output / "samples.json", SAMPLE_KEYS)
+    path = output / SAMPLES
+    if not path.exists():
+        path = output / "samples.json"  # Which is how they were written before.
+    entries = _entries(path, SAMPLE_KEYS)
     for number, entry in enumerate(entries, 2):
-        entry["labels"] = _labels(entry["labels"], f"{output / 'samples.json'}, line {number}")
+        entry["labels"] = _labels(entry["labels"], f"{path}, line {number}")
         entry |= {key: _numbers(entry[key], 10_000) for key in _IN_PARTS if entry.get(key) is not None}
         for key in ("correct", "distance", "easy"):
             given, due = len(entry.get(key) or entry["labels"]), len(entry["labels"])
             if given != due:
                 raise ValueError(
-                    f"{output / 'samples.json'}, line {number}: {key} has {given} answers for {due} labels; remove the "
-                    "file, and the same command makes it again"
+                    f"{path}, line {number}: {key} has {given} answers for {due} labels; remove the file, and the same "
+                    "command makes it again"
                 )
     return entries
 
 
 def packed(entry: Record) -> dict[str, Any]:
-    """An entry of samples.json as it is written, in few characters; `read_samples` undoes it.
+    """An entry of samples.json.gz as it is written, in few characters; `read_samples` undoes it.
 
     Labels come class by class, and are written each with how often it follows itself; distances and probabilities,
     which have four decimals, in ten-thousandths.
@@ -144,7 +152,8 @@ def write_whole(path: pathlib.Path, text: str) -> None:
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text, "utf-8")
+        encoded = text.encode("utf-8")
+        temporary.write_bytes(gzip.compress(encoded, mtime=0) if path.suffix == ".gz" else encoded)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -220,10 +229,23 @@ def _is_plain(value: Any) -> bool:
 
 def _text(path: pathlib.Path, remedy: str) -> str:
     try:
-        return path.read_text("utf-8")
+        return _bytes(path, remedy).decode("utf-8")
     except UnicodeDecodeError as error:
         line = 1 + error.object.count(b"\n", 0, error.start)
         raise ValueError(f"{path}, line {line}: not UTF-8 ({error.reason}); {remedy}") from error
+
+
+def _bytes(path: pathlib.Path, remedy: str) -> bytes:
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        with gzip.open(path) as file:
+            found = file.read(_MOST_BYTES + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: not gzip, or cut short ({error}); {remedy}") from error
+    if len(found) > _MOST_BYTES:
+        raise ValueError(f"{path}: holds more than {_MOST_BYTES:,} bytes; {remedy}")
+    return found
 
 
 def _parsed(text: str, where: str, remedy: str) -> Any:

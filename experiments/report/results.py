@@ -39,7 +39,7 @@ SETTING_FIELDS = (
     "heldout_source",
     "ratio",
 )
-# The fields by which an entry of samples.json finds its setting.
+# The fields by which an entry of samples.json.gz finds its setting.
 SAMPLE_FIELDS = ("variant", "num_forget", "ratio")
 
 
@@ -49,7 +49,7 @@ class Results:
 
     Attributes:
         records: they agree in all of `SETTING_FIELDS`.
-        samples: entries of `samples.json` of this setting; without them one seed has no intervals.
+        samples: entries of `samples.json.gz` of this setting; without them one seed has no intervals.
         runs: the commands that made the records, by the name that each record gives under `run`.
     """
 
@@ -273,7 +273,7 @@ def split_settings(
 
     Args:
         records: lines of `results.jsonl`.
-        samples: entries of `samples.json`, each given to the settings of its variant, size and ratio.
+        samples: entries of `samples.json.gz`, each given to the settings of its variant, size and ratio.
         runs: of `config.json`.
 
     Returns:

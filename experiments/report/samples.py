@@ -24,7 +24,7 @@ class Replicates:
         """Draws the resamples, stratified by class.
 
         Args:
-            samples: entries of `samples.json`, of one setting and one seed.
+            samples: entries of `samples.json.gz`, of one setting and one seed.
             heldout_accuracy: percent, of the original on held-out images of a class: the count-matched floor's share.
         """
         self._means: dict[tuple[int, str, str], np.ndarray] = {}
@@ -75,7 +75,7 @@ def disagreements(records: Sequence[Record], samples: Sequence[Record]) -> list[
 
     Args:
         records: lines of `results.jsonl`.
-        samples: entries of `samples.json`.
+        samples: entries of `samples.json.gz`.
 
     Returns:
         Record, readout and what the answers give instead, for every figure that differs.
@@ -124,7 +124,7 @@ def _rows(by_method: Mapping[str, Record], labels: np.ndarray) -> dict[tuple[str
     rows = {}
     for method, entry in by_method.items():
         if not np.array_equal(entry["labels"], labels):
-            raise ValueError(f"samples.json: {method} and retrain differ in the labels of request {entry['request']!r}")
+            raise ValueError(f"samples: {method} and retrain differ in the labels of request {entry['request']!r}")
         if entry.get("correct") is not None:
             correct = _flags(entry["correct"])
             rows[method, "forget_accuracy"] = 100.0 * correct

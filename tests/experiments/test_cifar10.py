@@ -12,6 +12,7 @@ import tmu_jax
 from experiments import cifar10
 from experiments.cifar10 import EXPERIMENT, Options
 from experiments.protocol import command, experiment
+from experiments.report.files import read_records
 from tmu_jax.data import synthetic
 from tmu_jax.models import ResNet
 from tmu_jax.unlearning import MethodName
@@ -178,7 +179,7 @@ def test_the_command_end_to_end(tmp_path, capsys, monkeypatch):
     last = printed.splitlines()[-20:]
     assert last[-1].startswith(f"records and report: {output}")
     assert any(line.startswith("floor: gold-gold") for line in last)
-    records = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    records = read_records(output)
     assert {r["method"] for r in records} >= {"original", "retrain", "twin", "floor_gold_gold"}
     assert {r["num_train"] for r in records} == {200}
     config = json.loads((output / "config.json").read_text())

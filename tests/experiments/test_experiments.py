@@ -18,6 +18,7 @@ from experiments.protocol.forecast import Forecast, forecast
 from experiments.protocol.graph import Graph
 from experiments.protocol.requests import make_requests
 from experiments.report import write as report
+from experiments.report.files import read_records
 from tests.patching import patch_everywhere
 from tests.protocol.test_run import CONFIG, settings
 from tests.tiny import TinyNet, noise_for_training, tiny_data
@@ -192,7 +193,7 @@ def test_split_training_and_unlearning_have_seeds_of_their_own(data, tmp_path, m
     assert stages("free") == {"original": 2, "gold": 4, "finetune": 2}
     assert stages("training", training_seed=0) == {"original": 1, "gold": 4, "finetune": 2}
     assert stages("both", training_seed=0, split_seed=0) == {"original": 1, "gold": 2, "finetune": 2}
-    records = [json.loads(line) for line in (tmp_path / "both" / "results.jsonl").read_text().splitlines()]
+    records = read_records(tmp_path / "both")
     assert {(r["seed"], r["split_seed"], r["training_seed"], r["unlearning_seed"]) for r in records} == {
         (0, 0, 0, 0),
         (1, 0, 0, 1),

@@ -17,6 +17,7 @@ from experiments.protocol.experiment import choose
 from experiments.protocol.graph import Graph
 from experiments.protocol.requests import make_requests
 from experiments.report import write as report
+from experiments.report.files import read_records
 from tests.protocol.test_run import CONFIG, settings
 from tests.tiny import TinyNet, tiny_data
 from tmu_jax.preparation import BankSettings
@@ -216,7 +217,7 @@ def test_labels_of_a_rehearsal_stand_beside_the_banks_and_the_same_labels_once(f
     """On these easy images all are the same; so others are written into the records of one method and one bank."""
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     changed = {("40 %", "rewarm_rehearsed"): 75.0, ("bank 1x2x0.5", "bank_labels"): 62.5}
-    records = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    records = read_records(tmp_path)
     for record in records:
         if "predictor_accuracy" in record:
             own = record["predictor_accuracy"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gzip
 import io
 import json
 import pathlib
@@ -39,7 +40,7 @@ VALUES += (
     "~nobody/x",
 )
 values = st.sampled_from(VALUES) | texts | st.integers().map(str) | st.floats().map(str)
-FILES = ("config.json", "results.jsonl", "samples.json", "features.json")
+FILES = ("config.json", "results.jsonl", "samples.json.gz", "features.json")
 NETWORK = ("download", "plan_only", "ray")
 
 
@@ -145,7 +146,8 @@ def as_line(name: str, value: object, cut: int) -> bytes:
     entry = {**whole, **value} if isinstance(value, dict) and name != "config.json" else value
     text = json.dumps(entry)
     text = text if name.endswith("jsonl") or name == "config.json" else f"[\n{text}\n]\n"
-    return (text if cut > 30 else text[:cut]).encode()
+    written = (text if cut > 30 else text[:cut]).encode()
+    return gzip.compress(written) if name.endswith(".gz") else written
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Records on disk: cells replaced whole, runs named once, samples of another run found."""
 
+import gzip
 import json
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.protocol.records import PROVENANCE, RecordTable, with_run, write_whole
+from experiments.report.files import SAMPLES
 
 CELL = {"variant": "default", "num_forget": 3, "ratio": "dataset", "request": "class 1", "seed": 0}
 FIRST = {"experiment": "test", **dict.fromkeys(PROVENANCE, "first")}
@@ -66,7 +68,8 @@ def table(tmp_path):
 
 
 def held(folder):
-    files = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("samples", "features", "config")}
+    files = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("features", "config")}
+    files["samples"] = json.loads(gzip.decompress((folder / SAMPLES).read_bytes()))
     return files | {"records": [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]}
 
 
@@ -122,13 +125,13 @@ def test_entries_of_other_requests_stay(table, tmp_path):
 )
 def test_a_cell_without_samples_of_its_own_run_is_computed_anew(table, tmp_path, change, missing):
     samples = change(held(tmp_path)["samples"])
-    path = tmp_path / "samples.json"
-    path.write_text("[\n" + ",\n".join(map(json.dumps, samples)) + "\n]\n") if samples else path.unlink()
+    path = tmp_path / SAMPLES
+    rewrite(path, samples) if samples else path.unlink()
     assert opened(tmp_path, FIRST).missing(Asked()) == missing
 
 
 def rewrite(path, found):
-    path.write_text("[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n")
+    write_whole(path, "[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n")
 
 
 @pytest.mark.parametrize(
@@ -224,8 +227,10 @@ def test_a_config_keeps_its_runs_and_takes_equal_ones_as_one(tmp_path):
     assert with_run(again, tmp_path) == again
 
 
-@pytest.mark.parametrize("name", ["results.jsonl", "samples.json", "config.json"])
+@pytest.mark.parametrize("name", ["results.jsonl", SAMPLES, "samples.json", "config.json"])
 def test_a_broken_file_is_named(table, tmp_path, name):
+    if name == "samples.json":
+        (tmp_path / SAMPLES).unlink()
     (tmp_path / name).write_text("null\n")
     with pytest.raises(ValueError, match=rf"{name}"):
         opened(tmp_path, FIRST)

@@ -1,10 +1,13 @@
 """Broken files are named with their line, in one error that says what to do."""
 
+import gzip
 import json
 
 import pytest
 
+from experiments.report import files
 from experiments.report.files import (
+    SAMPLES,
     packed,
     packed_record,
     read_config,
@@ -12,6 +15,7 @@ from experiments.report.files import (
     read_records,
     read_samples,
     shared_by_arm,
+    write_whole,
 )
 from tests.report.made_up import lines_of, record
 
@@ -109,6 +113,32 @@ def test_what_is_no_utf8_is_named_with_its_line(tmp_path):
     (tmp_path / "results.jsonl").write_bytes(b'{"method": "a", "target_class": 1, "seed": 0}\n\xff\n')
     with pytest.raises(ValueError, match=r"results\.jsonl, line 2: not UTF-8"):
         read_records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda whole: b"", "line 1: must be a list"),
+        (lambda whole: whole[:-9], "not gzip, or cut short"),
+        (lambda whole: whole[:20] + b"\x00\x01" + whole[22:], "not gzip, or cut short"),
+        (lambda whole: b"[\n]\n", "not gzip, or cut short"),
+        (lambda whole: gzip.compress(b"[\n\xff\n]\n"), "line 2: not UTF-8"),
+        (lambda whole: gzip.compress(b"[\n{}\n]\n"), "line 2: must be an object with request"),
+    ],
+)
+def test_a_broken_archive_of_samples_is_named(tmp_path, change, said):
+    write_whole(tmp_path / SAMPLES, lines_of([SAMPLE]))
+    assert read_samples(tmp_path) == [SAMPLE]
+    (tmp_path / SAMPLES).write_bytes(change((tmp_path / SAMPLES).read_bytes()))
+    with pytest.raises(ValueError, match=f"{SAMPLES}.*{said}"):
+        read_samples(tmp_path)
+
+
+def test_samples_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
+    write_whole(tmp_path / SAMPLES, lines_of([SAMPLE] * 100))
+    monkeypatch.setattr(files, "_MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match="holds more than 1,000 bytes; remove the file"):
+        read_samples(tmp_path)
 
 
 def test_samples_are_written_packed_and_read_in_full(tmp_path):
