@@ -82,9 +82,9 @@ def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name}={list(values)} must name at least one, each once")
-    names = [recipes_name(recipes) for recipes in options.recipes]
+    names = [recipes if recipes == PUBLISHED else recipes_name(recipes) for recipes in options.recipes]
     if len(set(names)) < len(names):
-        raise ValueError(f"recipes={list(options.recipes)} must differ in the names of their files")
+        raise ValueError(f"recipes={list(options.recipes)} holds the same recipes twice")
     for name in ("share", "part"):
         if not 0 < getattr(options, name) < 1:
             raise ValueError(f"{name}={getattr(options, name)} must lie between 0 and 1: it is a share of a class")

@@ -243,6 +243,6 @@ def public_arguments(arguments: Sequence[str]) -> list[str]:
         elif argument in private:
             skip = True
         elif not argument.startswith(tuple(f"{name}=" for name in private)):
-            option, sign, value = argument.rpartition("=")
+            option, sign, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
             kept.append(option + sign + (os.path.basename(value) if os.path.isfile(value) else value))
     return kept

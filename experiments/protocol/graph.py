@@ -84,10 +84,9 @@ class Graph:
         return self._prepared()
 
     def prediction_of(self, problem: ForgetProblem) -> Stage:
-        """The bank's labels and distributions of a request; with a twin model where rehearsals or labels are shown."""
-        settings = self.settings
-        plain = settings.budget is None and settings.attempt is None and settings.unlearn
-        return prediction_from_bank(self.prepared if plain else self.rehearsing, problem)
+        """The bank's labels and distributions of a request; where recipes are rehearsed, with the twin model's say."""
+        rehearsed = self.settings.budget is not None or self.settings.attempt is not None
+        return prediction_from_bank(self.rehearsing if rehearsed else self.prepared, problem)
 
     @functools.cached_property
     def heldout(self) -> np.ndarray:

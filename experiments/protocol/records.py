@@ -21,6 +21,7 @@ from experiments.report.files import (
     shared_by_arm,
     write_whole,
 )
+from experiments.report.results import GOLD
 from experiments.report.samples import cell_of, disagreements
 from tmu_jax.places import write_or_keep
 from tmu_jax.store import lock_file
@@ -86,6 +87,7 @@ class RecordTable:
 
         Raises:
           OSError: where the disk does not take them; the message says where all entries are kept instead.
+          ValueError: where they were held against another gold model than the one whose answers the folder has.
         """
         # What was not measured is not there.
         known = [{key: value for key, value in record.items() if value is not None} for record in records]
@@ -93,13 +95,14 @@ class RecordTable:
             known = [{**record, "features_sha256": _checksum(features)} for record in known]
         with locked(self._output):
             self._read()
+            self._check_gold(known, samples)
             self._add([{**record, "run": self.run} for record in known], features, samples)
 
     def _add(self, named: list[Record], features: Sequence[Record], samples: Sequence[Record]) -> None:
         before, now = _stages_shown(self.records), _stages_shown(named)
         rested = _resting(self.records)
-        self.records = _replaced(self.records, named, lambda entry: (cell_of(entry), entry["method"]))
-        self._samples = _replaced(self._samples, samples, lambda entry: (cell_of(entry), entry["method"]))
+        self.records = _replaced(self.records, named, _row)
+        self._samples = _replaced(self._samples, samples, _row)
         left = rested - _resting(self.records)
         self._features = [entry for entry in self._features if cell_of(entry) not in left]
         self._features = _replaced(self._features, features, cell_of)
@@ -110,6 +113,20 @@ class RecordTable:
             if before.get((cell, method), now[cell, method]) != now[cell, method]:
                 *_, request, seed = cell
                 self._say(f"{request}, seed {seed}: the record of {method} was of another stage; it is replaced")
+
+    def _check_gold(self, records: Sequence[Record], samples: Sequence[Record]) -> None:
+        """Refuses records of a gold model that was trained anew and answers otherwise, as on another machine."""
+        held = [entry for entry in self._samples if (cell_of(entry), GOLD) in self._done]
+        # Gold's answers come with the floors, too; they are looked at where they do not bring gold's own record.
+        named = {record["method"] for record in records}
+        new = [entry for entry in samples if entry["method"] != GOLD or GOLD in named]
+        for record, key, value in disagreements(records, _replaced(held, new, _row))[:1]:
+            raise ValueError(
+                f"output={self._output} has the answers of another gold model for {record['request']}, seed "
+                f"{record['seed']}: by them the {key} of {record['method']} is {value:.4g}, by the one at hand "
+                f"{record[key]:.4g}. It was trained anew, on another machine or at another commit; choose another "
+                "--output, or bring the stages that the folder was made with"
+            )
 
     def _write(self, folder: pathlib.Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -166,6 +183,11 @@ def _replaced(held: Sequence[Record], new: Sequence[Record], key: Callable[[Reco
     for entry in new:
         fresh.setdefault(key(entry), []).append(entry)
     return [entry for entries in (groups | fresh).values() for entry in entries]
+
+
+def _row(entry: Record) -> tuple[tuple[Any, ...], str]:
+    """Cell and method."""
+    return cell_of(entry), entry["method"]
 
 
 def _stages_shown(records: Sequence[Record]) -> dict[tuple[tuple[Any, ...], str], set[str | None]]:

@@ -1,6 +1,7 @@
 """Everything that determines the cells of a run, and whether an output folder may hold it."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 import tmu_jax
-from experiments.report.files import read_config
+from experiments.report.files import read_config, read_records
 from tmu_jax import twin
 from tmu_jax.data import HeldoutSource, Ratio
 from tmu_jax.data.checks import check_seed
 from tmu_jax.models import Architecture
 from tmu_jax.preparation import BankSettings
 from tmu_jax.training import Recipe, Schedule
+from tmu_jax.unlearning.shipped import ships
 
 _RATE_FACTORS = (1e-3, 1e3)
 """What is beyond is a slip of the keyboard."""
@@ -143,8 +145,11 @@ class Settings:
 
 
 def recipes_name(recipes: str) -> str:
-    """What records call tuned recipes: of a file the name, for its folder is this machine's."""
-    return pathlib.PurePath(recipes).name.removesuffix(".json")
+    """What records call tuned recipes: of a file the name, without the folder, and a hash of its bytes."""
+    path = pathlib.Path(recipes)
+    if ships(recipes) or not path.is_file():
+        return recipes
+    return f"{path.name.removesuffix('.json')}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
 
 
 def check_seeds(given: Any) -> None:
@@ -167,6 +172,13 @@ def check_output(arms: Sequence[Settings], output: pathlib.Path) -> None:
       ValueError: naming the fields that differ.
     """
     held = read_arms(output)
+    records = read_records(output) if (output / "results.jsonl").exists() else []
+    orphans = {record.get("variant", "default") for record in records} - set(held)
+    if orphans:
+        raise ValueError(
+            f"output={output} has records of {', '.join(map(repr, sorted(orphans)))}, and no config.json that says "
+            "what they are of; restore it, or choose another --output"
+        )
     for settings in arms:
         if settings.variant not in held:
             continue

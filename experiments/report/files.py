@@ -44,7 +44,9 @@ def read_config(output: pathlib.Path) -> dict[str, Any]:
         for key, inner in (found.get(name) or {}).items():
             if not isinstance(inner, dict):
                 raise ValueError(f"{path}: {key!r} in {name} must be an object, not {_short(inner)}; {remedy}")
-            _check(inner, f"{path}: {key!r} in {name}", remedy, named=("classes", "seeds", "methods"))
+            where = f"{path}: {key!r} in {name}"
+            _check(inner, where, remedy, named=("classes", "seeds", "methods", "recipe", *_OF_ARM))
+            _check(inner.get("recipe") or {}, f"{where}: recipe", remedy, named=_OF_RECIPE)
     return found
 
 
@@ -64,11 +66,12 @@ def read_records(output: pathlib.Path) -> list[dict[str, Any]]:
 def shared_by_arm(output: pathlib.Path) -> dict[str, dict[str, Any]]:
     """What all records of an arm share, by the arm's name; nothing where there is no `config.json`."""
     arms = read_config(output).get("arms") or {} if (output / "config.json").exists() else {}
-    return {
-        name: {key: arm[key] for key in _OF_ARM if key in arm}
-        | {key: arm["recipe"][key] for key in _OF_RECIPE if key in arm.get("recipe", {})}
-        for name, arm in arms.items()
-    }
+    found = {}
+    for name, arm in arms.items():
+        recipe = arm.get("recipe") or {}
+        fields = {key: arm.get(key) for key in _OF_ARM} | {key: recipe.get(key) for key in _OF_RECIPE}
+        found[name] = {key: value for key, value in fields.items() if value is not None}
+    return found
 
 
 def packed_record(record: Record, shared: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -18,6 +19,7 @@ from experiments.protocol.command import public_arguments
 from experiments.protocol.graph import Graph
 from experiments.protocol.options import FROM_BANK
 from experiments.protocol.requests import make_requests
+from experiments.protocol.settings import recipes_name
 from experiments.report import compare as report_compare
 from experiments.report import write as report
 from experiments.report.misalignment import misalignment
@@ -65,7 +67,9 @@ def finished(arms, data, tmp_path_factory):
 
 def test_the_arms(arms, recipes):
     assert [arm.variant for arm in arms] == [
-        f"{scenario}, {kind}" for scenario in ("random", "part", "class") for kind in ("published", "mine")
+        f"{scenario}, {kind}"
+        for scenario in ("random", "part", "class")
+        for kind in ("published", recipes_name(recipes))
     ]
     assert [(arm.classes, arm.num_forget) for arm in arms[::2]] == [((0, 2), 10), ((0,), 10), ((0,), "all")]
     for published, tuned in zip(arms[::2], arms[1::2], strict=True):
@@ -119,15 +123,33 @@ def test_what_cannot_be(data, options, changes, said):
 def test_records_name_a_file_of_recipes_without_its_folder(arms, recipes, finished):
     output, _ = finished
     assert str(pathlib.Path(recipes).parent) not in (output / "config.json").read_text()
-    assert arms[1].plain()["recipes"] == "mine"
+    assert re.fullmatch("mine-[0-9a-f]{8}", arms[1].plain()["recipes"])
     assert public_arguments(["--recipes", "published", recipes]) == ["--recipes", "published", "mine.json"]
+    folder = pathlib.Path(recipes).parent / "a=b"
+    folder.mkdir()
+    odd = shutil.copy(recipes, folder)
+    assert public_arguments([odd, f"--recipes={odd}"]) == ["mine.json", "--recipes=mine.json"]
     assert public_arguments([f"--recipes={recipes}", "--classes", "a/b"]) == ["--recipes=mine.json", "--classes", "a/b"]
 
 
-def test_two_files_of_recipes_of_one_name_are_refused(data, options, recipes, tmp_path):
-    other = shutil.copy(recipes, tmp_path)
-    with pytest.raises(ValueError, match="must differ in the names of their files"):
-        compare.arms(settings(data), dataclasses.replace(options, recipes=(recipes, other)), data)
+def test_files_of_recipes_are_told_apart_by_what_they_hold(data, options, recipes, tmp_path):
+    """Not by their names: two called alike are two arms, copies of one are one, and none passes for what ships."""
+    other = shutil.copy(recipes, tmp_path / "other.json")
+    with pytest.raises(ValueError, match="holds the same recipes twice"):
+        compare.arms(
+            settings(data), dataclasses.replace(options, recipes=(recipes, shutil.copy(recipes, tmp_path))), data
+        )
+    held = json.loads(pathlib.Path(recipes).read_text())
+    for name in ("mine", "published", SHIPPED):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(held | {"note": "changed"}))
+        found = compare.arms(
+            settings(data), dataclasses.replace(options, recipes=("published", recipes, str(path))), data
+        )
+        assert len({arm.variant for arm in found}) == 9
+        assert f"random, {name}" not in {arm.variant for arm in found} - {"random, published"}
+    assert recipes_name(other).startswith("other-")
+    assert recipes_name(SHIPPED) == SHIPPED
 
 
 def test_recipes_that_are_none(data, options):
@@ -140,7 +162,7 @@ def rows_of(output, scenario):
     return report_compare._rows(groups)
 
 
-def test_the_ranks_are_those_of_the_records(finished):
+def test_the_ranks_are_those_of_the_records(finished, recipes):
     """By hand from the records: the mean rank over the seeds, the nearest to gold first."""
     output, records = finished
     rows = rows_of(output, "random")
@@ -148,7 +170,7 @@ def test_the_ranks_are_those_of_the_records(finished):
     known += [("random labeling", "random_labeling"), ("random labeling, tuned", "random_labeling")]
     values, distances, agreements = [], [], []
     for name, method in known:
-        variant = "mine" if name.endswith("tuned") else "published"
+        variant = "published" if not name.endswith("tuned") else recipes_name(recipes)
         own = [r for r in records if r["method"] == method and r["variant"].startswith("random")]
         own = sorted((r for r in own if r["variant"].endswith(variant)), key=lambda r: r["seed"])
         golds = [

@@ -137,6 +137,7 @@ def test_a_broken_file_of_a_run_is_named(place, cases):
 
 NAMES = ("method", "target_class", "seed", "request", "variant", "num_forget", "ratio", "labels", "correct", "stage")
 NAMES += ("seconds", "seconds_by_part", "stage_by_part", "forget_accuracy", "arms", "runs", "default", "problem", "NF")
+NAMES += ("recipe", "epochs", "augment", "dataset", "arch", "num_train")
 
 
 def as_line(name: str, value: object, cut: int) -> bytes:

@@ -163,11 +163,15 @@ def test_a_prediction_rests_on_how_well_images_are_known_to_the_model_that_saw_t
 
 
 def test_where_the_twin_model_knows_otherwise_a_prediction_is_the_banks_alone(ready):
-    """None is there, or M_o warmed up again, which saw D for longer: what it is sure of says nothing of M_o."""
+    """It is M_o warmed up again: for long, and it saw D for longer; or briefly, and then it answers on held-out images
+    as M_o does, which is what is to be told.
+    """
     assert ready.know_alike
-    warmed = prepared(twin_epochs_share=1.0, folds=0)
+    warmed, briefly = (prepared(twin_epochs_share=share, folds=0) for share in (1.0, 0.125))
     assert not warmed.know_alike
+    assert not briefly.know_alike
     assert not know_alike(warmed.twin, ready.original, ready.train)
+    assert know_alike(briefly.twin, ready.original, ready.train)  # As far as D tells.
     alone = dataclasses.replace(ready, twin=warmed.twin, know_alike=False).calibrated()
     problem, heldout = ready.problem(np.arange(30)), ready.heldout
     gold = scipy.special.softmax(predict(ready.original, heldout)[0], axis=1)

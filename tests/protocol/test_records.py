@@ -216,6 +216,24 @@ def test_a_record_of_another_stage_gives_way_and_is_told_of(table, tmp_path, met
     assert [r["method"] for r in later.records] == ["retrain", "mine", "floor_gold_gold", "floor_majority"]
 
 
+def test_records_of_another_gold_model_are_refused(table, tmp_path):
+    """One that was trained anew, on another machine: its folder would hold figures that its samples do not give."""
+    before = held(tmp_path)
+    (record,), features, samples = entries("other", "110")
+    with pytest.raises(ValueError, match=f"{tmp_path} has the answers of another gold model for class 1, seed 0"):
+        table.add([record | {"agreement": 100.0}], features, samples)
+    floor, _, of_floor = floors()
+    gold = {**of_floor[0], "method": "retrain", "correct": "011"}
+    with pytest.raises(ValueError, match=r"agreement of floor_gold_gold is 66\.67, by the one at hand 33\.33"):
+        table.add([{**one, "agreement": 100 / 3} for one in floor], [], [*of_floor, gold])
+    assert held(tmp_path) == before
+    table.add([record], features, samples)
+    # Gold itself may be replaced, and the others' records then hold no more.
+    (anew,), features, samples = entries("retrain", "011")
+    table.add([anew | {"agreement": 100.0, "forget_gap": 0.0}], features, samples)
+    assert opened(tmp_path, FIRST).missing(Asked()) == ["mine"]  # The floor agrees with both on as many.
+
+
 def test_a_config_keeps_its_runs_and_takes_equal_ones_as_one(tmp_path):
     one = with_run(FIRST, tmp_path)
     assert set(one) == {"experiment", "runs"}

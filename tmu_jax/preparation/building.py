@@ -208,7 +208,8 @@ def preparation_stage(
             bank=bank,
             bank_settings=settings,
             key=key,
-            know_alike=twin is not None and know_alike(twin, original, train_rows),
+            # Made from M_o, a twin model answers on held-out images as M_o itself does, which is what is to be told.
+            know_alike=twin is not None and twin_epochs_share is None and know_alike(twin, original, train_rows),
             costs=costs,
             seconds=seconds,
         ).calibrated()

@@ -1,7 +1,7 @@
 """How surely a model answers on images that it was trained on: what models that never saw them cannot say.
 
 M_o knows D_f as M_t knows the held-out images. What a model is not sure of though it was trained on it, a gold model
-hardly gets right. That carries over from one to the other only where both were trained alike.
+hardly gets right. That carries over from one to the other only where both were trained alike, and apart.
 """
 
 import numpy as np

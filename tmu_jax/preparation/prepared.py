@@ -49,8 +49,8 @@ class Prepared:
       removed: int32[n], rows of the pool that were removed before it was prepared: they are in none of the sets.
       rehearsals: what was rehearsed, for `forget(…, method="auto")`.
       key: of all that is drawn.
-      know_alike: whether M_t knows D as M_o does; then the calibration also sees how well M_t knows each held-out
-        image, and M_o each of D_f.
+      know_alike: whether M_t was trained from scratch and knew D as M_o did when it was prepared; then the calibration
+        also sees how well M_t knows each held-out image, and M_o each of D_f.
       costs: of each part of the preparation, in trainings of M_o.
       seconds: run time of each part.
     """
@@ -173,7 +173,7 @@ class Prepared:
         return as_prediction(self.heldout, self.calibration, predicted, features, problem)
 
     def known(self, model: TrainedModel | None, images: Split) -> np.ndarray | None:
-        """How well M_o knows images of D, or M_t held-out ones, float64[n, 1]; None where it is not the same."""
+        """How well M_o knows images of D, or M_t held-out ones, float64[n, 1]; None unless they `know_alike`."""
         return knowledge(model, images) if self.know_alike and model is not None else None
 
     def calibrated(self) -> "Prepared":

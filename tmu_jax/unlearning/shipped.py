@@ -22,12 +22,16 @@ def with_recipe(method: Method, recipes: str | pathlib.Path) -> Method:
     return method.configured(unpack_recipe(chosen["recipe"]), chosen["options"])
 
 
+def ships(recipes: str | pathlib.Path) -> bool:
+    """Whether it is the name of recipes that ship, and not a file's."""
+    shipped = importlib.resources.files("tmu_jax.unlearning") / _FOLDER
+    return not isinstance(recipes, pathlib.Path) and (shipped / f"{recipes}.json").is_file()
+
+
 def read_recipes(recipes: str | pathlib.Path) -> dict[str, Any]:
     """What a file of recipes holds, by the method's name: `chosen` and `tries`; errors as `tmu_jax.tuned`."""
     shipped = importlib.resources.files("tmu_jax.unlearning") / _FOLDER
-    path = shipped / f"{recipes}.json"
-    if isinstance(recipes, pathlib.Path) or not path.is_file():
-        path = pathlib.Path(recipes)
+    path = pathlib.Path(recipes) if not ships(recipes) else shipped / f"{recipes}.json"
     try:
         found = json.loads(path.read_text("utf-8"))
         methods = found["methods"]
