@@ -70,6 +70,21 @@ WORDS |= {
     "tuned": {"recipes": SHIPPED},
     "the paper's": {"of_paper": True},
 }
+WORDS |= {
+    word: {"variant": name}
+    for word, name in {
+        "the default": "default",
+        "from M_t": "unlearning from M_t",
+        "without AF": "predictor of NF and CF",
+        "G_c on all of D": "CF: G_c on all of D, D_f included",
+        "eps at 4/255": "AF: eps fixed at 4/255",
+        "D is three quarters": "D is 75 %, M_t tuned on the rest",
+        "200 epochs of the predictor": "predictor trained 200 epochs",
+        "noise on the images": "noise on the fine-tuning's images",
+        "all together": "the authors' code",
+        "G_c on D and D_test": "CF: G_c on D and D_test",
+    }.items()
+}
 FORETOLD = {key: promised for promised, (key, _) in requests.FORETOLD.items()}
 
 
