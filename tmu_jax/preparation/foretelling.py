@@ -39,8 +39,7 @@ class InRehearsal:
         calibration = _learn(prepared, self.answers)
         place = np.searchsorted(prepared.heldout.indices, problem.forget.indices)
         found = Predicted(*(values[place] for values in calibration.heldout))
-        features = _features(prepared, prepared.twin, problem.forget)
-        return as_prediction(prepared.heldout, calibration, found, features, problem)
+        return as_prediction(prepared.heldout, calibration, found, _features(prepared, problem.forget), problem)
 
 
 class InRequest:
@@ -73,7 +72,7 @@ class InRequest:
     def __call__(self, model: TrainedModel, problem: ForgetProblem) -> TwinPrediction:
         """Args: model: what the method made of the model in service so far; problem: the request."""
         answers = predict(model, problem.forget)[0]
-        features = _features(self._prepared, self._prepared.original, problem.forget)
+        features = _features(self._prepared, problem.forget)
         found = self.calibration.predict(_as_answers(answers), problem.forget.labels, features)
         return as_prediction(self._prepared.heldout, self.calibration, found, features, problem)
 
@@ -82,14 +81,14 @@ def _learn(prepared: Prepared, answers: np.ndarray) -> Calibration:
     """How M_o's answers on held-out images follow from those of a model and of the bank, where there is one."""
     heldout = prepared.heldout
     gold = scipy.special.softmax(predict(prepared.original, heldout)[0].astype(np.float64), axis=1)
-    return fit_calibration(_as_answers(answers), heldout.labels, gold, _features(prepared, prepared.twin, heldout))
+    return fit_calibration(_as_answers(answers), heldout.labels, gold, _features(prepared, heldout))
 
 
-def _features(prepared: Prepared, knowing: TrainedModel | None, images: Split) -> np.ndarray:
-    """What the bank says of images, and the model that was trained on them, float64[n, f]; [n, 0] without both."""
-    of_bank = None if prepared.bank is None else bank_features(prepared.bank.answers(images.indices), images.labels)
-    parts = [part for part in (of_bank, prepared.known(knowing, images)) if part is not None]
-    return np.concatenate([np.zeros((len(images), 0)), *parts], axis=1)
+def _features(prepared: Prepared, images: Split) -> np.ndarray:
+    """What the bank says of images, float64[n, f]; nothing, [n, 0], without one."""
+    if prepared.bank is None:
+        return np.zeros((len(images), 0))
+    return bank_features(prepared.bank.answers(images.indices), images.labels)
 
 
 def _as_answers(logits: np.ndarray) -> np.ndarray:
