@@ -219,7 +219,7 @@ def preparation_stage(
 
 
 def prediction_from_bank(prepared: Stage, problem: ForgetProblem) -> Stage:
-    """The stage of the labels and distributions of a request, from the preparation's; its costs are the bank's."""
+    """The stage of the labels and distributions of a request, from a preparation, whose costs it has."""
 
     def make(prepared: Prepared, progress: Progress) -> TwinPrediction:
         seconds = {part.replace(" ", "_"): seconds for part, seconds in prepared.seconds.items()}

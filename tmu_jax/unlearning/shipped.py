@@ -3,6 +3,7 @@
 import importlib.resources
 import json
 import pathlib
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from tmu_jax.training.packing import unpack_recipe
@@ -24,20 +25,19 @@ def with_recipe(method: Method, recipes: str | pathlib.Path) -> Method:
 
 def ships(recipes: str | pathlib.Path) -> bool:
     """Whether it is the name of recipes that ship, and not a file's."""
-    shipped = importlib.resources.files("tmu_jax.unlearning") / _FOLDER
-    return not isinstance(recipes, pathlib.Path) and (shipped / f"{recipes}.json").is_file()
+    return not isinstance(recipes, pathlib.Path) and (_shipped() / f"{recipes}.json").is_file()
 
 
 def read_recipes(recipes: str | pathlib.Path) -> dict[str, Any]:
     """What a file of recipes holds, by the method's name: `chosen` and `tries`; errors as `tmu_jax.tuned`."""
-    shipped = importlib.resources.files("tmu_jax.unlearning") / _FOLDER
-    path = pathlib.Path(recipes) if not ships(recipes) else shipped / f"{recipes}.json"
+    path = _shipped() / f"{recipes}.json" if ships(recipes) else pathlib.Path(recipes)
     try:
         found = json.loads(path.read_text("utf-8"))
         methods = found["methods"]
         for held in methods.values():
             held["chosen"]["recipe"], held["chosen"]["options"]
     except FileNotFoundError:
+        shipped = _shipped()
         names = sorted(one.name.removesuffix(".json") for one in shipped.iterdir()) if shipped.is_dir() else []
         raise FileNotFoundError(
             f"recipes={str(recipes)!r} is neither a file nor a name that ships: {', '.join(names) or 'none does'}"
@@ -47,3 +47,7 @@ def read_recipes(recipes: str | pathlib.Path) -> dict[str, Any]:
             f"recipes={str(recipes)!r} is no file of recipes ({error!r}); `python -m experiments.tune` writes one"
         ) from error
     return methods
+
+
+def _shipped() -> Traversable:
+    return importlib.resources.files("tmu_jax.unlearning") / _FOLDER
