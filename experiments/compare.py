@@ -70,6 +70,9 @@ class Options(RunOptions, DataOptions):
     """R: how often D is split anew."""
     epochs_share: float = 0.5
     """Epochs of a bank's model, as a share of the original's."""
+    twin_model: bool = False
+    """Also train a twin model, so that what the bank says of an image rests on how well the image is known too, as in
+    tmu_jax.forget. It costs as much as a retraining, once for all requests."""
 
 
 def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
@@ -93,8 +96,12 @@ def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
     for name in methods:
         if name in METHODS and name not in possible:
             raise ValueError(f"folds=0 leaves no bank, but {name} would learn from one; leave it out")
+    if options.twin_model and not options.folds:
+        raise ValueError("twin_model=True has no use beside folds=0: it is for what a bank says")
     bank = BankSettings(options.folds, options.repetitions, options.epochs_share)
-    base = dataclasses.replace(settings, requests="combined", bank=bank, by_class=False)
+    base = dataclasses.replace(
+        settings, requests="combined", bank=bank, twin_model=options.twin_model, by_class=False
+    )
     found = []
     for scenario in options.scenarios:
         asked = _asked(base, scenario, options, data)
@@ -126,7 +133,8 @@ def describe(settings: Settings, options: Any) -> list[str]:
         "part": f"{100 * options.part:g} % of a class",
         "class": "a whole class",
     }
-    return [f"requests of {words[name]}" for name in options.scenarios]
+    known = ["a bank that also sees how well an image is known"] if options.twin_model else []
+    return [f"requests of {words[name]}" for name in options.scenarios] + known
 
 
 def _preset(values: dict[str, Any], share: float) -> dict[str, Any]:

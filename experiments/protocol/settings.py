@@ -25,6 +25,7 @@ _ADDED = (
     "unlearning_start",
     "unlearning_noise",
     "tuned_share",
+    "twin_model",
     "twin_settings.curriculum_data",
     "twin_settings.predictor_epochs",
 )
@@ -79,6 +80,8 @@ class Settings:
       training_seed: the same for the trainings.
       unlearning_seed: the same for the unlearning.
       bank: the bank of models, for methods that need one.
+      twin_model: whether the bank's labels also see how well an image is known, which takes a twin model; where recipes
+        are rehearsed one is there, and they do.
       budget: the share of retraining that a method may spend, its recipe chosen by rehearsal; None: its own recipe.
       by_class: whether a combined request has a row for each of its classes beside the one for all.
       recipes: name or path of the tuned recipes that methods have, see `tmu_jax.tuned`; None: their own.
@@ -111,6 +114,7 @@ class Settings:
     training_seed: int | None = None
     unlearning_seed: int | None = None
     bank: BankSettings = BankSettings()  # noqa: RUF009
+    twin_model: bool = False
     budget: float | None = None
     recipes: str | None = None
     attempt: int | None = None

@@ -111,6 +111,7 @@ def test_all_methods_but_those_that_learn_from_a_bank_that_is_none(data, recipes
         ({"recipes": ("published", "published")}, "must name at least one, each once"),
         ({"share": 0.0}, "share=0.0 must lie between 0 and 1"),
         ({"part": 1.0}, "part=1.0 must lie between 0 and 1"),
+        ({"twin_model": True}, "twin_model=True has no use beside folds=0"),
         ({"methods": ("soft_twin",)}, "folds=0 leaves no bank, but soft_twin"),
         ({"methods": ("original", "retrain")}, "hold none of the methods; they have: random_labeling"),
     ],
@@ -118,6 +119,16 @@ def test_all_methods_but_those_that_learn_from_a_bank_that_is_none(data, recipes
 def test_what_cannot_be(data, options, changes, said):
     with pytest.raises(ValueError, match=said):
         compare.arms(settings(data), dataclasses.replace(options, **changes), data)
+
+
+def test_a_twin_model_tells_the_bank_how_well_images_are_known_where_it_is_asked_for(data):
+    for asked in (False, True):
+        options = compare.Options(methods=("rewarm_twin",), recipes=("published",), share=0.2, twin_model=asked)
+        arm = compare.arms(settings(data), options, data)[0]
+        request = make_requests(arm, data)[0]
+        model = Graph(arm, request, TinyNet(data.num_classes)).model("rewarm_twin")
+        assert ("twin model" in [stage.label for stage in model.with_ancestors()]) == asked
+        assert any("how well an image is known" in line for line in compare.describe(arm, options)) == asked
 
 
 def test_records_name_a_file_of_recipes_without_its_folder(arms, recipes, finished):

@@ -67,6 +67,8 @@ METHOD_STAGES = {name for name, method in METHODS.items() if method.reference is
         ({"bank": BankSettings(epochs_share=0.25)}, FROM_BANK),
         ({"bank": BankSettings(folds=3)}, FROM_BANK),
         ({"bank": BankSettings(repetitions=1)}, FROM_BANK),
+        # The twin model that it names after is the rehearsals' own, and no longer the published method's.
+        ({"twin_model": True}, {"twin_model", "bank_prediction", *BANKED}),
         ({"twin_settings": twin_settings(twin_replay=0.5)}, {"twin_model", *FROM_FEATURES}),
         ({"twin_settings": twin_settings(curriculum_share=0.5)}, {"curriculum", *FROM_FEATURES}),
         ({"twin_settings": twin_settings(attack_steps=2)}, FROM_FEATURES),

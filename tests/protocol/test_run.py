@@ -517,13 +517,13 @@ def test_a_folder_from_before_a_setting_was_there_has_its_default(data, tmp_path
     """Written without the settings that came later, a folder goes on with their defaults and refuses other values."""
     arm = settings(data)
     before = arm.plain()
-    for name in ("unlearning_start", "unlearning_noise", "tuned_share"):
+    for name in ("unlearning_start", "unlearning_noise", "tuned_share", "twin_model"):
         del before[name]
     for name in ("curriculum_data", "predictor_epochs"):
         del before["twin_settings"][name]
     (tmp_path / "config.json").write_text(json.dumps({"experiment": "test", "arms": {"default": before}, "runs": {}}))
     check_output([arm], tmp_path)
     later = dataclasses.replace(arm.twin_settings, predictor_epochs=200)
-    for changed in ({"unlearning_start": "twin"}, {"tuned_share": 0.25}, {"twin_settings": later}):
+    for changed in ({"unlearning_start": "twin"}, {"tuned_share": 0.25}, {"twin_model": True}, {"twin_settings": later}):
         with pytest.raises(ValueError, match=next(iter(changed))):
             check_output([dataclasses.replace(arm, **changed)], tmp_path)
