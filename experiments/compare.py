@@ -99,9 +99,7 @@ def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
     if options.twin_model and not options.folds:
         raise ValueError("twin_model=True has no use beside folds=0: it is for what a bank says")
     bank = BankSettings(options.folds, options.repetitions, options.epochs_share)
-    base = dataclasses.replace(
-        settings, requests="combined", bank=bank, twin_model=options.twin_model, by_class=False
-    )
+    base = dataclasses.replace(settings, requests="combined", bank=bank, twin_model=options.twin_model, by_class=False)
     found = []
     for scenario in options.scenarios:
         asked = _asked(base, scenario, options, data)

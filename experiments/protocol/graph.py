@@ -84,7 +84,7 @@ class Graph:
         return self._prepared()
 
     def prediction_of(self, problem: ForgetProblem) -> Stage:
-        """The bank's labels and distributions of a request; with the twin model's say where one is asked for or there."""
+        """The bank's labels and distributions of a request; with the twin model's say where one is asked for."""
         settings = self.settings
         with_twin = settings.twin_model or settings.budget is not None or settings.attempt is not None
         return prediction_from_bank(self.rehearsing if with_twin else self.prepared, problem)

@@ -524,6 +524,7 @@ def test_a_folder_from_before_a_setting_was_there_has_its_default(data, tmp_path
     (tmp_path / "config.json").write_text(json.dumps({"experiment": "test", "arms": {"default": before}, "runs": {}}))
     check_output([arm], tmp_path)
     later = dataclasses.replace(arm.twin_settings, predictor_epochs=200)
-    for changed in ({"unlearning_start": "twin"}, {"tuned_share": 0.25}, {"twin_model": True}, {"twin_settings": later}):
+    others = {"tuned_share": 0.25}, {"twin_model": True}, {"twin_settings": later}
+    for changed in ({"unlearning_start": "twin"}, *others):
         with pytest.raises(ValueError, match=next(iter(changed))):
             check_output([dataclasses.replace(arm, **changed)], tmp_path)

@@ -1,13 +1,17 @@
 """The Newton step against a Hessian that is written out, and solved, in NumPy."""
 
+import importlib
+
 import jax
 import numpy as np
 import pytest
 
 import tmu_jax
 from tests.unlearning import linear
+from tmu_jax.unlearning import gradients
 
 KEY = jax.random.key(5)
+influence = importlib.import_module("tmu_jax.unlearning.influence")  # The package has the method under this name.
 
 
 @pytest.fixture(scope="module")
@@ -15,9 +19,9 @@ def made():
     return linear.made()
 
 
-def hessian(problem, original):
+def hessian(problem, original, rows=None):
     """Of softmax regression on D, [196, 196]: mean of (x, 1)(x, 1)ᵀ ⊗ (diag p − p pᵀ), in the order of `flat`."""
-    rows = problem.train.indices
+    rows = problem.train.indices if rows is None else rows
     x = np.concatenate([linear.inputs(problem, original, rows), np.ones((len(rows), 1))], axis=1)
     p = linear.softmax(linear.logits(linear.weights_of(original), x[:, :-1]))
     of_logits = p[:, :, None] * np.eye(4) - p[:, :, None] * p[:, None, :]
@@ -53,6 +57,26 @@ def test_the_step_solves_the_newton_system(made):
     assert "conjugate gradients ended after" in found.notes[0]
 
 
+def test_the_curvature_is_of_so_many_images_and_the_gradient_of_all(made, monkeypatch):
+    problem, original = made
+    shown = []
+
+    def spy(*arguments):
+        shown.append(gradients.drawn(*arguments))
+        return shown[-1]
+
+    monkeypatch.setattr(influence, "drawn", spy)
+    for key in (KEY, jax.random.key(6)):
+        options = {"damping": 0.1, "iterations": 80, "curvature_images": 90}
+        found = tmu_jax.unlearn("influence", problem, original, key=key, **options)
+        a = hessian(problem, original, shown[-1].indices) + 0.1 * np.eye(196)
+        expected = np.linalg.solve(a, right_side(problem, original))
+        error = np.linalg.norm(step_of(original, found) - expected) / np.linalg.norm(expected)
+        assert error < 1e-3
+    assert all(len(set(split.indices) & set(problem.train.indices)) == 90 == len(split) for split in shown)
+    assert set(shown[0].indices) != set(shown[1].indices)
+
+
 def test_two_iterations_are_the_best_of_their_space(made):
     """Conjugate gradients minimise xᵀAx/2 − bᵀx over the span of b and Ab."""
     problem, original = made
@@ -84,6 +108,7 @@ def test_bad_options_get_one_line(made):
         ({"damping": 0.0}, "damping=0.0 must be above 0"),
         ({"scale": -1.0}, "scale=-1.0 must be above 0"),
         ({"iterations": 0}, "iterations=0 must be a whole number, at least 1"),
+        ({"curvature_images": -1}, "curvature_images=-1 must be a whole number of images"),
     ):
         with pytest.raises(ValueError, match=said):
             tmu_jax.unlearn("influence", problem, original, key=KEY, **options)

@@ -484,7 +484,7 @@ def test_the_published_defaults():
         ),
         "ssd": ({}, {"alpha": 10, "dampening": 1, "group": 1}),
         "fisher": ({}, {"alpha": 1e-6, "power": 0.5, "most": 1000}),
-        "influence": ({}, {"damping": 0.01, "iterations": 20, "scale": 1}),
+        "influence": ({}, {"damping": 0.01, "iterations": 20, "scale": 1, "curvature_images": 1024}),
         "amnesiac": ({}, {"statistics": 1, "repair": 0}),
         "sisa": ({}, {"shards": 5, "slices": 1}),
         "ntk": ({}, {"ridge": 5e-4, "iterations": 20, "scale": 1, "retained": 0, "noise": 0}),

@@ -120,6 +120,13 @@ def add_blocks(
     return jax.lax.fori_loop(0, num_blocks, body, total)
 
 
+def drawn(data: Split, count: int, key: jax.Array) -> Split:
+    """So many of the images, ascending; all of them for 0, or where there are no more."""
+    if not 0 < count < len(data):
+        return data
+    return Split(data.pool, np.sort(np.asarray(jax.random.permutation(key, data.indices))[:count]))
+
+
 def mean_loss(forward: Forward, params: Any, labels: jax.Array, weights: jax.Array) -> jax.Array:
     """Mean cross-entropy of a block with the labels, without the images that fill it up."""
     losses = optax.softmax_cross_entropy_with_integer_labels(forward(params), labels)

@@ -41,7 +41,7 @@ from tmu_jax.stages import Progress, ignore_progress
 from tmu_jax.training import TrainedModel
 from tmu_jax.unlearning import fisher
 from tmu_jax.unlearning.conjugate import Solution, solve
-from tmu_jax.unlearning.gradients import Forward, gradient_sum, sum_over
+from tmu_jax.unlearning.gradients import Forward, drawn, gradient_sum, sum_over
 from tmu_jax.unlearning.method import Method
 from tmu_jax.unlearning.unlearned import UnlearnedModel, with_parameters
 
@@ -111,13 +111,6 @@ def run(
         return found
     with_noise = fisher.run(problem, found, noise_key, progress=None, alpha=noise, power=0.5, most=1000.0)
     return with_parameters(original, with_noise.variables["params"], notes)
-
-
-def drawn(data: Split, count: int, key: jax.Array) -> Split:
-    """So many of the images, ascending; all of them for 0, or where there are no more."""
-    if not 0 < count < len(data):
-        return data
-    return Split(data.pool, np.sort(np.asarray(jax.random.permutation(key, data.indices))[:count]))
 
 
 @jax.jit
