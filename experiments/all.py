@@ -1,5 +1,7 @@
 """Every experiment in one command: the plan first, then one after another, shared stages trained once.
 
+The comparison of all methods, which takes the time of all the others, is run where `--only` names it.
+
 Run it as `python -m experiments.all`. Killed or interrupted, the same command goes on where it stopped.
 
 Not yet run at full size (`python -m experiments.all --preset paper`). Its first lines estimate the minutes; the rows to
@@ -18,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tmu_jax
-from experiments import ablation, cifar10, cifar100, forget_size, requests, variants, vggface2
+from experiments import ablation, cifar10, cifar100, compare, forget_size, requests, variants, vggface2
 from experiments.protocol import command
 from experiments.protocol.experiment import Experiment, choose
 from experiments.protocol.forecast import Forecast, forecast
@@ -29,10 +31,11 @@ from tmu_jax.resuming import leave, stop_on_terminate
 
 EXPERIMENTS: dict[str, tuple[Experiment, Any]] = {
     module.EXPERIMENT.name: (module.EXPERIMENT, module.Options)
-    for module in (cifar10, ablation, variants, forget_size, requests, cifar100, vggface2)
+    for module in (cifar10, ablation, variants, forget_size, requests, cifar100, vggface2, compare)
 }
-Name = Literal["cifar10", "ablation", "variants", "forget_size", "requests", "cifar100", "vggface2"]
+Name = Literal["cifar10", "ablation", "variants", "forget_size", "requests", "cifar100", "vggface2", "compare"]
 NAMES: tuple[Name, ...] = get_args(Name)
+DEFAULT = tuple(name for name in NAMES if name != "compare")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +49,8 @@ class Options:
     preset: Literal["auto", "quick", "fast", "paper"] = "auto"
     """quick: minutes on a CPU for each. paper: the paper's protocol. fast: the same in fewer epochs. auto: each
     experiment chooses."""
-    only: tuple[Name, ...] = NAMES
-    """Experiments to run. Default: all."""
+    only: tuple[Name, ...] = DEFAULT
+    """Experiments to run. Default: all but compare."""
     archs: tuple[Literal["auto", "small_resnet", "resnet18", "allcnn", "vit"], ...] = ("auto",)
     """Architectures of experiments.cifar10 (Table 1 has three); the others take the first. auto: the preset's."""
     seeds: tuple[int, ...] = (0,)

@@ -1,7 +1,9 @@
 """What a series of experiments will do, before any of it: cells, stages to train, and an estimate of the time."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -90,6 +92,19 @@ def _rate(prepared: Prepared, known: dict[tuple[str, ...], float], say: Callable
         split = Split(data.pool, np.arange(count, dtype=np.int32))
         recipe = dataclasses.replace(settings.recipe, epochs=1)
         # The fastest of a few: what else the machine does at the moment only adds to the others.
-        runs = [tmu_jax.train(module, split, key=jax.random.key(0), recipe=recipe) for _ in range(3)]
+        with _unsaid():
+            runs = [tmu_jax.train(module, split, key=jax.random.key(0), recipe=recipe) for _ in range(3)]
         known[kind] = count / max(min(run.seconds for run in runs), 1e-9)
     return known[kind]
+
+
+@contextlib.contextmanager
+def _unsaid() -> Iterator[None]:
+    """Without the package's warnings: that a few steps taught a model nothing is no news."""
+    logger = logging.getLogger("tmu_jax")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

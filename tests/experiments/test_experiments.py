@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -308,6 +309,16 @@ def prepared(module, arms, data, tmp_path):
     )
 
 
+def test_a_forecast_does_not_warn_that_its_few_steps_teach_nothing(data, tmp_path, caplog):
+    plain = settings(data)
+    hopeless = dataclasses.replace(plain, recipe=dataclasses.replace(plain.recipe, learning_rate=100.0))
+    forecast([prepared(cifar10, [hopeless], data, tmp_path)])
+    assert not caplog.records
+    split = tmu_jax.data.Split(data.pool, np.arange(40, dtype=np.int32))
+    tmu_jax.train(TinyNet(data.num_classes), split, key=jax.random.key(0), recipe=hopeless.recipe)
+    assert "no better than" in caplog.text
+
+
 def test_the_forecast_counts_shared_stages_once(data, tmp_path):
     plain = settings(data)
     main = prepared(cifar10, [plain], data, tmp_path)
@@ -351,6 +362,8 @@ def test_a_series_is_every_experiment_with_one_folder_of_stages(tmp_path, monkey
     for wrong in ({"only": ()}, {"archs": ("vit", "vit")}, {"seeds": (0, 0)}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             series.series(dataclasses.replace(options, **wrong))
+    (alone,) = series.series(dataclasses.replace(options, only=("compare",), archs=("auto",)))
+    assert [arm.variant.partition(",")[0] for arm in alone.arms[::2]] == ["random", "part", "class"]
 
 
 @pytest.mark.slow
