@@ -9,7 +9,9 @@ from functools import partial
 import matplotlib
 from matplotlib.figure import Figure
 
+from experiments.report.choices import Choice, best_promised, choices, choices_table
 from experiments.report.formats import display_name, text
+from experiments.report.intervals import Estimate
 from experiments.report.page import Body, Picture, Section
 from experiments.report.pictures import BLUE, GREEN, ORANGE, PURPLE, STYLE, VERMILION, save, shown
 from experiments.report.results import GOLD, GOLD_GOLD, MEAN, ORIGINAL, POOLED, Results, Scope, load_results
@@ -41,7 +43,9 @@ def body(output: pathlib.Path) -> Body:
     base = groups["default"]
     scope: Scope = POOLED if base.has_pooled else MEAN
     within = {name: results for name, results in groups.items() if _is_within(results, scope)}
+    found = choices(base, within, scope)
     sections = [
+        *([Section("What rehearsals choose", [choices_table(found, scope)])] if found else []),
         Section("What preparing cost", [_preparation(within)]),
         *(Section("Models that saw forgotten images", [debt]) for debt in (_debt(within),) if debt),
         Section("Foretold and true", [_foretold(within, scope)]),
@@ -51,35 +55,29 @@ def body(output: pathlib.Path) -> Body:
     alt = "Agreement and activation distance of every method against its cost, with a second gold model as a line"
     caption = "Cost is the share of a retraining's images. The line is a second gold model, the band its interval."
     picture = Picture("requests", alt, caption, partial(_draw, base, within, scope))
-    return Body(_sentence(base, within, scope), _table(base, within, scope), picture, sections)
+    return Body(_sentence(base, found, scope), _table(base, within, scope), picture, sections)
 
 
 def _is_within(results: Results, scope: Scope) -> bool:
     return any(results.figures(scope, method, "work_share").mean is not None for method in results.methods)
 
 
-def _sentence(base: Results, within: Mapping[str, Results], scope: Scope) -> str:
-    """Which method comes nearest to gold's outputs, and what a second gold model does."""
-    distances = {
-        (variant, method): results.estimate(scope, method, "activation_distance").mean
-        for variant, results in within.items()
-        for method in results.methods
-    }
-    known = {cell: value for cell, value in distances.items() if value is not None}
-    if not known:
+def _sentence(base: Results, found: Sequence[Choice], scope: Scope) -> str:
+    """What rehearsals choose, of the budget that they promise most of, and what a second gold model does."""
+    if not found:
         return "No request within a budget was measured."
-    variant, method = min(known, key=lambda cell: known[cell])
-    found = within[variant]
+    chosen = best_promised(found)
+    keys = ("agreement", "activation_distance", "forget_gap")
 
-    def of(results: Results, name: str) -> str:
-        keys = ("agreement", "activation_distance", "forget_gap")
-        agreement, distance, gap = (text(results.estimate(scope, name, key), key, False) for key in keys)
+    def said(estimates: Sequence[Estimate]) -> str:
+        agreement, distance, gap = (text(one, key, False) for one, key in zip(estimates, keys, strict=True))
         return f"agreement {agreement}, distance {distance}, gap {gap}"
 
+    second, untouched = ([base.estimate(scope, name, key) for key in keys] for name in (GOLD_GOLD, ORIGINAL))
     return (
-        f"For {variant} of a retraining {display_name(method)} comes nearest to gold's outputs "
-        f"({of(found, method)}); a second gold model: {of(base, GOLD_GOLD)}; "
-        f"the untouched original: {of(base, ORIGINAL)}."
+        f"What rehearsals alone choose, {chosen.name} for {chosen.variant} of a retraining, comes to "
+        f"{said([chosen.estimate(scope, key) for key in keys])}; a second gold model: {said(second)}; "
+        f"the untouched original: {said(untouched)}."
     )
 
 
@@ -164,11 +162,12 @@ def _foretold(within: Mapping[str, Results], scope: Scope) -> Table:
 def _labels(groups: Mapping[str, Results], scope: Scope) -> Table:
     """A row for each bank, and for each budget of a method that learns from its own rehearsal.
 
-    Labels that several methods share are the bank's.
+    Labels that several methods share are the bank's; those of budgets see how well an image is known, too, unless they
+    come to the labels of the baselines.
     """
     keys = ("predictor_accuracy", "predictor_auc", "predictor_brier", "expected_forget_accuracy")
     rows: dict[tuple[float | None, ...], tuple[str, ...]] = {}
-    known: dict[tuple[float | None, ...], str] = {}
+    known: dict[tuple[float | None, ...], tuple[str, str]] = {}
     for variant, results in groups.items():
         for method in results.predicting:
             found = [results.estimate(scope, method, key) for key in keys]
@@ -176,8 +175,11 @@ def _labels(groups: Mapping[str, Results], scope: Scope) -> Table:
                 continue
             own = display_name(method) if variant == "default" else f"{display_name(method)}, {variant}"
             labels = tuple(one.mean for one in found)
-            is_shared = known.setdefault(labels, method) != method
-            name = variant if variant.startswith("bank") else "labels of the bank" if is_shared else own
+            first_variant, first_method = known.setdefault(labels, (variant, method))
+            is_shared = first_method != method
+            is_of_bank = is_shared or method == "bank_labels"
+            of_bank = "the bank" if first_variant == "default" else "the bank and what is known"
+            name = variant if variant.startswith("bank") else of_bank if is_of_bank else own
             if labels not in rows or is_shared:
                 rows[labels] = (name, *(text(one, key) for one, key in zip(found, keys, strict=True)))
     base = groups["default"]

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from markdown_it import MarkdownIt
 
 from experiments.report import requests, tables
+from experiments.report.choices import choices
 from experiments.report.compare import PUBLISHED
 from experiments.report.formats import MISSING, text
 from experiments.report.intervals import Estimate
@@ -26,6 +27,8 @@ from tmu_jax import METHODS
 from tmu_jax.unlearning.shipped import SHIPPED
 
 ROOT = pathlib.Path(__file__).parents[2]
+CHOSEN = "chosen"
+"""In the place of a method: the one that was chosen within a budget, seed by seed."""
 REFERENCES = {
     "gold": GOLD,
     "another gold model": GOLD_GOLD,
@@ -68,6 +71,7 @@ WORDS |= {
     "a part of a class": {"scenario": "part"},
     "a whole class": {"scenario": "class"},
     "tuned": {"recipes": SHIPPED},
+    "what rehearsals choose": {"method": CHOSEN},
     "the paper's": {"of_paper": True},
 }
 WORDS |= {
@@ -170,6 +174,8 @@ def figure(folders, method, key, scope, variant, form, preset=None, reference=No
     """The figure as the page must have it."""
     if of_paper:
         return shown(_of_paper(method, key), key)
+    if method == CHOSEN:
+        return _of_choice(folders, key, scope, variant, form)
     results = measured(folders, method, variant, preset)
     if reference is not None:
         theirs = _own(reference, key)
@@ -185,6 +191,14 @@ def figure(folders, method, key, scope, variant, form, preset=None, reference=No
     found = [" / ".join(parts) for parts in zip(*by_key, strict=True)] or [MISSING]
     # Gold beside itself.
     return found[0] if set(found) in ({"0"}, {"100"}) else ", ".join(found)
+
+
+def _of_choice(folders, key, scope, variant, form):
+    within = next(found for name in folders for found in loaded(name) if found.setting["variant"] == variant)
+    (choice,) = choices(measured(folders, GOLD, "default", None), {variant: within}, scope)
+    if form == "by seed":
+        return ", ".join(shown(Estimate(value), key) for value in choice.by_seed(scope, key))
+    return shown(choice.estimate(scope, key), key, form == "intervals")
 
 
 def _of_paper(method: str, key: str) -> Estimate:
