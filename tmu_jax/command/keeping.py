@@ -115,13 +115,14 @@ def find_start(
         return Start(model, None, dataclasses.replace(fresh, known=(*base.known, digest)), _unknown(last))
     _same_settings(folder, base, seed, heldout, folds)
     with about("--ledger", folder):
-        served = model if digest == base.known[-1] else as_trained(load(_model(own, base), model))
+        served = model if digest == base.known[-1] else load(_model(own, base), model)
         if base.data == now and own.name != PREPARED:
             return Start(served, load_prepared(own, data, model.module), base, f"goes on from request {last}'s model")
     if base.data == now:
         return Start(served, None, base, "")
     why = f"the data is another than what was prepared on: prepared anew, from {_whose(last)} model"
-    return Start(served, None, dataclasses.replace(base, data=now, since=last), why)
+    # Rows that it forgot are those of the former data; in this one the ledger knows what was removed.
+    return Start(as_trained(served), None, dataclasses.replace(base, data=now, since=last), why)
 
 
 def keep_settings(folder: pathlib.Path, start: Start) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tmu_jax.boundary import checked
+from tmu_jax.boundary import checked, shown
 from tmu_jax.data import Dataset, Pool, Split
 from tmu_jax.preparation.bank import BankModel, BankSettings
 from tmu_jax.preparation.prepared import Prepared, bank_of
@@ -16,6 +16,7 @@ from tmu_jax.stages import stage_hash
 from tmu_jax.store import Saved, StageStore
 from tmu_jax.training import ModuleLike, TrainedModel
 from tmu_jax.training.packing import pack, unpack_model, unpack_plain
+from tmu_jax.unlearning.loading import restored
 
 _NAME = "preparation"
 _MODELS = ("original", "twin", "model")
@@ -43,7 +44,9 @@ def save_prepared(prepared: Prepared, folder: pathlib.Path | str) -> None:
     arrays |= {"rows": rows, "key": np.asarray(jax.random.key_data(prepared.key))}
     learnt = {f"rehearsal_{i}": one.answers for i, one in enumerate(prepared.rehearsals) if one.answers is not None}
     arrays |= {"answers": learnt} if learnt else {}
+    models_kept = {name: getattr(prepared, name) for name in parts if name in _MODELS}
     metadata = {
+        "unlearned": {name: model.kept() for name, model in models_kept.items()},
         "parts": {name: part.metadata for name, part in parts.items()},
         "key_impl": str(jax.random.key_impl(prepared.key)),
         "data": contents(prepared.train.pool),
@@ -68,7 +71,8 @@ def load_prepared(folder: pathlib.Path | str, data: Dataset, module: ModuleLike)
       module: the architecture of its models.
 
     Returns:
-      The preparation; its calibration is fitted anew, which takes seconds.
+      The preparation; its calibration is fitted anew, which takes seconds. Its models know which rows they forgot, but
+      not the models that did (`UnlearnedModel.forgotten_before`).
 
     Raises:
       FileNotFoundError: when there is none.
@@ -80,18 +84,19 @@ def load_prepared(folder: pathlib.Path | str, data: Dataset, module: ModuleLike)
     if saved is None:
         if said:
             raise ValueError(said[0])
-        raise FileNotFoundError(f"folder={folder} holds no preparation; `save_prepared` writes one")
+        raise FileNotFoundError(f"folder={shown(str(folder))} holds no preparation; `save_prepared` writes one")
     parts, rows = saved.metadata["parts"], saved.arrays["rows"]
     if contents(data.pool) != saved.metadata["data"]:
         raise ValueError(
-            f"data is not what the preparation in {folder} was made on; give the same images in their order"
+            f"data is not what the preparation in {shown(str(folder))} was made on; give the same images in their order"
         )
     splits = {name: Split(data.pool, rows[name]) for name in ("train", "heldout", "test")}
 
     def part(name: str) -> Saved:
         return Saved(saved.arrays[name], parts[name])
 
-    read = {name: unpack_model(part(name), module) for name in _MODELS if name in parts}
+    unlearned = saved.metadata["unlearned"]
+    read = {name: restored(unpack_model(part(name), module), unlearned[name]) for name in _MODELS if name in parts}
     models = [unpack_plain(BankModel, part(f"bank_{i}")) for i in range(saved.metadata["num_bank"])]
     settings = BankSettings(**saved.metadata["bank_settings"])
     learnt = saved.arrays.get("answers", {})

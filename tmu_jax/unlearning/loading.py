@@ -1,6 +1,8 @@
 """A saved classifier back in memory."""
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -30,13 +32,17 @@ def load(folder: pathlib.Path | str, module: ModuleLike | TrainedModel | None = 
         where it needs one; and for a bare module where `wrap` was told more than that.
       TypeError: for a module that is none.
     """
-    model, extra = load_trained(folder, module)
-    if "method" not in extra:
+    return restored(*load_trained(folder, module))
+
+
+def restored(model: TrainedModel, kept: Mapping[str, Any]) -> TrainedModel:
+    """A model as it was before it was kept, by what its `kept` said: an `UnlearnedModel` where it was one."""
+    if "method" not in kept:
         return model
     return as_unlearned(
         model,
-        method=extra["method"],
-        notes=tuple(extra["notes"]),
-        seconds_by_part=extra["seconds_by_part"],
-        forgotten_before=np.asarray(extra["forgotten"], np.int32),
+        method=kept["method"],
+        notes=tuple(kept["notes"]),
+        seconds_by_part=dict(kept["seconds_by_part"]),
+        forgotten_before=np.asarray(kept["forgotten"], np.int32),
     )
