@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
 
 VERSIONS = {"training": 1, "twin_model": 1, "curriculum": 1, "features": 1, "prediction": 1}
-VERSIONS |= {"bank": 1, "bank_prediction": 1, "rehearsal": 3, "foretelling": 1}
+VERSIONS |= {"bank": 1, "bank_prediction": 1, "rehearsal": 4, "foretelling": 1}
 """Versions of the code behind each kind of stage, part of its name: raise one when its numbers change. A method carries
 its own (`Method.version`). `tests/test_golden.py` fails where numbers change and the version does not."""
 
@@ -125,6 +125,19 @@ def ignore_progress(done: int, total: int) -> None:
 def key_for(key: jax.Array, purpose: str) -> jax.Array:
     """A key of its own for each purpose: what one part draws does not depend on which other parts are run."""
     return jax.random.fold_in(key, zlib.crc32(purpose.encode()))
+
+
+def typed_key(key: jax.Array) -> jax.Array:
+    """A PRNG key as `jax.random.key` makes it; one of `jax.random.PRNGKey` as the key that it is.
+
+    Raises:
+      ValueError: for no key, or several.
+    """
+    if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
+        return key
+    if key.dtype == np.uint32 and key.ndim == 1:
+        return jax.random.wrap_key_data(key)
+    raise ValueError(f"key of type {key.dtype} and shape {key.shape} must be one key, such as jax.random.key(0)")
 
 
 def stage_hash(made_from: Mapping[str, Any]) -> str:

@@ -1,11 +1,9 @@
 """What objects say of themselves: plain ASCII for a terminal, a small escaped table for a notebook."""
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 _PLAIN = str.maketrans({"–": "-", "—": "-", "−": "-", "’": "'", "“": '"', "”": '"', "…": "...", "×": "x", "±": "+-"})
-
-
 _STEERING = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\n\t"}
 
 
@@ -27,3 +25,11 @@ def html_table(caption: str, rows: Iterable[tuple[str, object]]) -> str:
     escaped = [(html.escape(str(name)), html.escape(str(value))) for name, value in rows if value is not None]
     lines = [f'<tr><th scope="row" style="text-align:left">{name}</th><td>{value}</td></tr>' for name, value in escaped]
     return f"<table><caption>{html.escape(caption)}</caption><tbody>{''.join(lines)}</tbody></table>"
+
+
+def option_words(options: Mapping[str, object]) -> str:
+    """Options and their values, numbers to three digits."""
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, int | float) else f"{name} {value}"
+        for name, value in options.items()
+    )

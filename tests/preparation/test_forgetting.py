@@ -12,10 +12,11 @@ from tests.patching import patch_everywhere
 from tests.preparation.made import CALL, DATA, RECIPE, gathered_rows
 from tests.tiny import TinyNet, tiny_data
 from tmu_jax import forget, refresh, training
-from tmu_jax.preparation import judging
+from tmu_jax.preparation import Estimate, judging
 from tmu_jax.preparation.judging import expected_accuracy
-from tmu_jax.preparation.rehearsal import Estimate, Rehearsal
+from tmu_jax.preparation.rehearsal import Rehearsal
 from tmu_jax.training import predict
+from tmu_jax.unlearning.rewarm import relabel as rewarm_relabel
 
 FIRST, SECOND = np.arange(0, 12), np.arange(40, 52)
 
@@ -102,6 +103,10 @@ def test_refreshing_pays_the_debt_of_what_the_budget_buys(in_turn, monkeypatch):
         refresh(paid, 2.0)
     with pytest.raises(ValueError, match=r"budget=0\.01 trainings buys no model"):
         refresh(after, 0.01)
+    assert fresh.seconds["refreshed"] > 0
+    for budget in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"budget={budget} must be above 0"):
+            refresh(after, budget)
 
 
 def test_nothing_to_refresh_without_a_bank(bare):
@@ -169,6 +174,35 @@ def test_auto_takes_what_is_cheaper_where_it_rehearsed_better(ready):
     found = forget(dataclasses.replace(ready, rehearsals=(costly, cheap)), np.arange(20), budget=0.2)
     assert found.rehearsal is cheap
     assert 0 < found.share < 0.1
+
+
+def test_auto_rehearses_recipes_of_the_requests_own_size_where_fewer_images_are_held_out(ready):
+    """81 images of 200 with 40 held out: each kind of recipe is rehearsed, and none costs more than the budget."""
+    rows = np.sort(np.random.default_rng(0).permutation(200)[:81])
+    found = forget(ready, rows, budget=0.9)
+    problem = ready.problem(rows)
+    tried = {one.method: tmu_jax.METHODS[one.method].configured(None, one.options) for one in found.prepared.rehearsals}
+    assert set(tried) == {"rewarm", "rewarm_rehearsed", "rewarm_twin", "soft_twin"}
+    assert all(ready.share(method, problem) <= 0.9 * 1.05 for method in tried.values())
+    assert found.rehearsal.misalignment == min(one.misalignment for one in found.prepared.rehearsals)
+    assert any(note.startswith("rehearsed with 40 images at once") for note in found.notes)
+
+
+def test_rehearsals_of_a_method_of_ones_own_are_no_matter_of_autos(ready):
+    own, ours = dataclasses.replace(rehearsal("rewarm", 1), method="own"), rehearsal("rewarm", 30, peak=0.5)
+    found = forget(dataclasses.replace(ready, rehearsals=(own, ours)), np.arange(20), budget=0.2)
+    assert found.method.startswith("rewarm ")
+
+
+def test_options_that_are_no_numbers_are_shown_and_a_start_that_is_not_there_is_refused(ready):
+    def relabel(problem, original, key, manner):
+        return rewarm_relabel(problem, original, key, 0.1, 1, 1.0)
+
+    own = tmu_jax.Method("own", relabel, RECIPE, options={"manner": "soft"})
+    assert forget(ready, [1, 2], method=own).method == "own (manner soft)"
+    from_twin = dataclasses.replace(tmu_jax.METHODS["twin"], start="twin")
+    with pytest.raises(ValueError, match="method='twin' starts from the published twin model"):
+        forget(ready, [1, 2], method=from_twin)
 
 
 def test_auto_rehearses_where_nothing_was(ready):

@@ -12,12 +12,41 @@ import scipy.special
 import tmu_jax
 from tests.preparation.made import CALL, DATA, KEY, RECIPE, gathered_rows, prepared
 from tests.tiny import TinyNet
-from tmu_jax.data import Split
+from tmu_jax.data import Pool, Split
+from tmu_jax.preparation import building
 from tmu_jax.preparation.building import heldout_rows
 from tmu_jax.preparation.calibration import fit_calibration, log_odds
 from tmu_jax.preparation.knowledge import know_alike
-from tmu_jax.stages import key_for
+from tmu_jax.stages import given, key_for
 from tmu_jax.training import predict
+
+
+def test_an_old_style_key_is_the_key_that_it_is_and_several_are_refused(monkeypatch, tmp_path):
+    """With a folder, too, whose stages are named by the key."""
+    names, compute = [], building.compute
+    monkeypatch.setattr(building, "compute", lambda stage, *rest: names.append(stage.name) or compute(stage, *rest))
+    model = tmu_jax.train(TinyNet(), Split(DATA.pool, np.arange(200, dtype=np.int32)), key=KEY, recipe=RECIPE)
+    options = {**CALL, "folds": 0, "recipe": None, "twin_epochs_share": 0.1}
+    for number, key in enumerate((jax.random.key(3), jax.random.PRNGKey(3))):
+        tmu_jax.prepare(model, DATA, **{**options, "key": key}, folder=tmp_path / str(number))
+    assert names[0] == names[1]
+    for key in (jax.random.split(KEY), np.float32([1, 2])):
+        with pytest.raises((ValueError, TypeError), match="key"):
+            tmu_jax.prepare(model, DATA, **{**options, "key": key})
+
+
+def test_the_draw_of_a_held_out_images_models_goes_by_the_pool(ready):
+    """Augmented copies make it longer; the same rows are then answered for by other models."""
+
+    def name(pool):
+        rows = Split(pool, ready.train.indices), Split(pool, ready.heldout.indices), Split(pool, ready.test.indices)
+        original = given(ready.original, {"original": 1})
+        stage = building.preparation_stage(original, RECIPE, *rows, "data", KEY, ready.bank_settings)
+        return stage.name
+
+    pool = ready.train.pool
+    longer = Pool(np.concatenate([pool.images, pool.images[:3]]), np.concatenate([pool.labels, pool.labels[:3]]), 4)
+    assert name(pool) != name(longer)
 
 
 def same(one, other):

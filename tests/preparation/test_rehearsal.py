@@ -11,12 +11,13 @@ from tests.preparation.made import DATA, KEY, RECIPE, gathered_rows
 from tests.tiny import TinyNet
 from tmu_jax.data import Split
 from tmu_jax.evaluation import metrics
-from tmu_jax.preparation import candidates, rehearse, rehearse_candidates
-from tmu_jax.preparation import rehearsal as rehearsal_module
+from tmu_jax.preparation import Estimate, candidates, rehearse, rehearse_candidates
 from tmu_jax.preparation.judging import recipe_note
-from tmu_jax.preparation.rehearsal import Estimate, twin_loss
-from tmu_jax.stages import key_for
+from tmu_jax.preparation.prepared import Prepared
+from tmu_jax.preparation.rehearsal import rehearsal_stage, twin_loss
+from tmu_jax.stages import VERSIONS, given, key_for
 from tmu_jax.training import Recipe, predict
+from tmu_jax.unlearning import Method
 
 OPTIONS = {"share": 0.5, "epochs": 2, "peak": 1.0}
 
@@ -88,10 +89,48 @@ def test_subsets_are_drawn_anew_and_their_interval_is_over_images_or_repeats(rea
     assert (found.size, found.repeats) == (4, 3)
     low, value, high = found.agreement.low, found.agreement.value, found.agreement.high
     assert 0 <= low <= value <= high <= 100
-    assert value - low == pytest.approx(high - value) or high == 100
+    assert low < value or value == 0
     assert found.distance.value - found.distance.low == pytest.approx(found.distance.high - found.distance.value)
     one = rehearse(ready, "rewarm", size=1, **OPTIONS)
     assert one.agreement.value in (0.0, 100.0)
+
+
+def test_every_method_forgets_the_same_images(ready, monkeypatch):
+    """What they are compared by is not who drew the easier ones; each repeat draws its own."""
+    drawn, problem = [], Prepared.twin_problem
+    monkeypatch.setattr(Prepared, "twin_problem", lambda self, rows: drawn.append(rows) or problem(self, rows))
+    rehearse(ready, "rewarm", size=10, repeats=2, **OPTIONS)
+    rehearse(ready, "soft_twin", size=10, repeats=2, epochs=1)
+    np.testing.assert_array_equal(drawn[:2], drawn[2:])
+    assert set(drawn[0]) != set(drawn[1])
+
+
+def test_nothing_is_certain_of_ten_images_that_all_agree(ready):
+    """The untouched model stands for a method that leaves all as it was, and M_o for M_t, so that all agree."""
+    same = dataclasses.replace(ready, twin=ready.original)
+    found = rehearse(same, Method("nothing", run=lambda problem, original, key, progress: original), size=10)
+    assert (found.agreement.value, found.gap.value) == (100, 0)
+    assert found.agreement.low < 75
+    assert found.gap.high == pytest.approx(100 - found.agreement.low)
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"), [("rewarm_rehearsed", "foretelling"), ("rewarm_twin", "bank_prediction"), ("rewarm", None)]
+)
+def test_what_a_method_learns_from_is_in_the_name_of_its_rehearsal(ready, method, kind, monkeypatch):
+    prepared = given(ready, {"ready": 1})
+
+    def name():
+        return rehearsal_stage(prepared, tmu_jax.METHODS[method], 10).name
+
+    before = name()
+    for other in ("foretelling", "bank_prediction"):
+        with monkeypatch.context() as patch:
+            patch.setitem(VERSIONS, other, VERSIONS[other] + 1)
+            assert (name() != before) == (other == kind)
+    noisy = dataclasses.replace(tmu_jax.METHODS["finetune"], image_noise=0.1)
+    names = {rehearsal_stage(prepared, one, 10).name for one in (noisy, tmu_jax.METHODS["finetune"])}
+    assert len(names) == 2
 
 
 def test_its_progress_is_told_from_that_of_the_request(ready):
@@ -174,11 +213,3 @@ def test_misalignment_adds_up_what_is_to_be_small(ready):
 def test_what_cannot_be_rehearsed(ready, method, options, said):
     with pytest.raises(ValueError, match=said):
         rehearse(ready, method, **options)
-
-
-def test_the_interval_of_a_share_ends_where_shares_do():
-    """Of 19 right of 20 the normal interval would reach 105."""
-    found = rehearsal_module._percentage([np.array([100.0] * 19 + [0.0])])
-    assert found.value == 95
-    assert found.high == 100
-    assert found.low == pytest.approx(95 - 1.96 * np.std([100.0] * 19 + [0.0], ddof=1) / np.sqrt(20), abs=0.01)

@@ -1,10 +1,12 @@
 """A search by rehearsal: what is tried, and that the least misalignment is taken."""
 
+import dataclasses
+
 import pytest
 
 import tmu_jax
 from tests.preparation.made import gathered_rows
-from tmu_jax import METHODS, Recipe
+from tmu_jax import METHODS, Range, Recipe
 from tmu_jax.unlearning.ranges import attempt
 
 
@@ -17,6 +19,17 @@ def test_it_rehearses_each_attempt_and_takes_the_best(bare):
     best = min(range(3), key=lambda number: alone[number].misalignment)
     assert found.method.recipe == methods[best].recipe
     assert len({one.misalignment for one in alone}) > 1
+
+
+def test_a_try_that_diverges_is_left_out_and_the_others_are_kept(bare):
+    wild = {"learning_rate": Range(1e5, 1e6, "log")}
+    method = dataclasses.replace(METHODS["finetune"], ranges=wild)
+    found = tmu_jax.tune(bare, method, tries=3)
+    assert [one is None for one in found.rehearsals] == [False, True, True]
+    assert found.method.recipe == METHODS["finetune"].recipe
+    hopeless = method.configured(dataclasses.replace(method.recipe, learning_rate=1e6))
+    with pytest.raises(FloatingPointError, match="finite"):
+        tmu_jax.tune(bare, hopeless, tries=2)
 
 
 def test_a_rehearsal_goes_by_the_methods_own_recipe(bare, monkeypatch):
@@ -38,15 +51,15 @@ def test_what_a_request_shows_is_the_rehearsal_of_its_very_recipe(bare):
 
 
 def bare_with(prepared, rehearsals):
-    import dataclasses
-
     return dataclasses.replace(prepared, rehearsals=tuple(rehearsals))
 
 
 @pytest.mark.parametrize(
     ("method", "options", "said"),
     [
-        ("finetune", {"tries": 0}, "tries=0 must be at least 1"),
+        ("finetune", {"tries": 0}, "tries=0 must lie in 1..1000"),
+        ("finetune", {"tries": 10**9}, "tries=1000000000 must lie in 1..1000"),
+        ("finetune", {"seed": -1}, "seed must be within 0"),
         ("retrain", {}, "method='retrain' has no ranges"),
         ("twin", {}, "method='twin' has no ranges"),
         ("forgetting", {}, "method='forgetting' is unknown"),

@@ -17,7 +17,7 @@ from tmu_jax.preparation.heldout import heldout_rows
 from tmu_jax.preparation.knowledge import know_alike
 from tmu_jax.preparation.prepared import Prepared, bank_of
 from tmu_jax.preparation.twin_model import twin_stage
-from tmu_jax.stages import VERSIONS, Progress, Stage, compute, given, key_for
+from tmu_jax.stages import VERSIONS, Progress, Stage, compute, given, key_for, typed_key
 from tmu_jax.store import StageStore
 from tmu_jax.training import Adapter, ModuleLike, Recipe, TrainedModel, train
 from tmu_jax.training.adapter import in_words
@@ -54,8 +54,8 @@ def prepare(
       data: the images; the held-out ones are among its test images.
       key: a PRNG key.
       heldout: how many test images stand for "never seen", in equal shares of the classes; or their rows in
-        `data.test_images`; by default half of them, at most 1,000. They choose settings and fit the calibration:
-        report test accuracy on the others.
+        `data.test_images`; by default half of them, at most 1,000. They choose settings and fit the calibration. The
+        other test images are what rehearsals measure the loss of test accuracy on, of the twin model after it forgot.
       folds: K, parts of D; each model of the bank is trained without one. 0: no bank, the published features.
       repetitions: R, how often D is split anew.
       epochs_share: of M_o's epochs, for each model of the bank.
@@ -127,7 +127,7 @@ def _declared(
     removed: Sequence[int] | np.ndarray,
 ) -> tuple[Stage, ModuleLike, np.ndarray]:
     """The stage of a preparation, the module of its models, and the removed rows; all of them checked."""
-    num_train = len(data.train_labels)
+    key, num_train = typed_key(key), len(data.train_labels)
     gone = check_removed(removed, len(data.pool))
     train_rows = Split(data.pool, np.setdiff1d(np.arange(num_train), gone).astype(np.int32))
     test = Split(data.pool, np.setdiff1d(np.arange(num_train, len(data.pool)), gone).astype(np.int32))
@@ -214,7 +214,9 @@ def preparation_stage(
             seconds=seconds,
         ).calibrated()
 
-    made_from = {"heldout": heldout.indices, "test": test.indices, "key": key}
+    # Which of the bank's models answer for a held-out image is drawn for every row of the pool.
+    pool = len(train_rows.pool)
+    made_from = {"heldout": heldout.indices, "test": test.indices, "key": key, "pool": pool}
     return Stage("prepared", "preparation", make, Prepared, parents=parents, made_from=made_from, is_kept=False)
 
 

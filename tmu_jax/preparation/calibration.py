@@ -1,7 +1,8 @@
 """From a bank's answers to gold's: the probability that gold is right, and gold's softmax.
 
 Fitted on held-out images, where M_o plays gold: it never saw them, and its answers are known. Each image that the fit
-is judged by has its numbers from a fit without it.
+is judged by has its probability from a fit without it; the two numbers that make a distribution of it, `rest` and
+`sharpening`, are of all of them.
 """
 
 import dataclasses

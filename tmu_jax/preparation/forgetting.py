@@ -15,19 +15,20 @@ from tmu_jax.data.copies import copies_note, exact_copies
 from tmu_jax.evaluation.metrics import accuracy
 from tmu_jax.evaluation.outcome import LEAST_POINTS, State
 from tmu_jax.preparation.datamodels import datamodels_of
+from tmu_jax.preparation.estimates import Estimate
 from tmu_jax.preparation.findings import Findings
 from tmu_jax.preparation.foretelling import InRequest
 from tmu_jax.preparation.grid import candidates, rehearse_candidates
-from tmu_jax.preparation.judging import expected_accuracy, expected_of_gold, outcome_of, recipe_note
+from tmu_jax.preparation.judging import expected_accuracy, expected_of_gold, outcome_of, recipe_note, size_note
 from tmu_jax.preparation.looking import look
 from tmu_jax.preparation.prepared import Prepared
-from tmu_jax.preparation.rehearsal import Estimate, Rehearsal, rehearse
+from tmu_jax.preparation.rehearsal import Rehearsal, rehearse
 from tmu_jax.stages import Progress, Stage, compute, given, key_for
-from tmu_jax.text import ascii_text, html_table
+from tmu_jax.text import ascii_text, html_table, option_words
 from tmu_jax.training import predict
 from tmu_jax.training.recipe import Format
 from tmu_jax.twin import TwinPrediction
-from tmu_jax.unlearning import Method, MethodName, UnlearnedModel, as_method
+from tmu_jax.unlearning import METHODS, Method, MethodName, UnlearnedModel, as_method
 
 MOST_ROUNDS = 8
 """How often a method is applied to its own result until nothing of a whole class is recognised."""
@@ -150,7 +151,7 @@ def forget(
         rehearsal = nearest(prepared, method, len(problem.forget))
     if method.needs == "rehearsal" and rehearsal is None:
         # What it learns from, whether its promise is asked for or not.
-        rehearsal = rehearse(prepared, method, progress=progress, **method.options)
+        rehearsal = rehearse(prepared, method, progress=progress)
         prepared = dataclasses.replace(prepared, rehearsals=(*prepared.rehearsals, rehearsal))
     by_bank = None if prepared.bank is None else prepared.prediction(problem)
     prediction, needed = _learnt(prepared, problem, method, rehearsal, by_bank)
@@ -160,15 +161,15 @@ def forget(
     of_gold = expected_of_gold(problem, findings, prepared.original, prepared.bank, by_bank)
     outcome = outcome_of(problem, findings, prepared.model, model, of_gold)
     copies = copies_note(exact_copies(problem)) if problem.request is None else ()
-    recipe = () if rehearsal is None else recipe_note(prepared)
+    recipe = () if rehearsal is None else (*recipe_note(prepared), *size_note(rehearsal, problem))
     notes = (*problem.notes, *model.notes, *findings.notes, *recipe)
     again = (f"{method.name} was applied {rounds} times, for a whole class must go",) if rounds > 1 else ()
     after = prepared.after(problem.forget.indices, model)
     return Forgotten(
         model=model,
         prepared=after,
-        method=f"{method.name} ({', '.join(f'{name} {value:.3g}' for name, value in method.options.items())})",
-        share=1.0 if method.reference == "gold" else rounds * method.work(problem) / prepared.retraining_work(problem),
+        method=f"{method.name} ({option_words(method.options)})",
+        share=1.0 if method.reference == "gold" else rounds * prepared.share(method, problem),
         expected_accuracy=expected_accuracy(prediction.probability) if prediction is not None and is_believed else None,
         prediction=prediction,
         rehearsal=rehearsal if is_believed else None,
@@ -186,6 +187,10 @@ def _usable(prepared: Prepared, method: Method) -> Method:
         raise ValueError("method='original' forgets nothing; choose another one")
     if method.needs in ("bank", "datamodels") and prepared.bank is None:
         raise ValueError(f"method={method.name!r} learns from a bank, and folds=0 left none; prepare with folds=2")
+    if method.start == "twin":
+        raise ValueError(
+            f"method={method.name!r} starts from the published twin model, which `unlearn` trains; call it"
+        )
     return method
 
 
@@ -251,8 +256,7 @@ def _chosen(
     if findings.allows("heldout_unseen"):
         prepared, rehearsal = choose(prepared, problem, budget, findings.allows("random_draw"), progress)
         return prepared, as_method(rehearsal.method).configured(None, rehearsal.options), rehearsal
-    recipe, sizes = prepared.original.training_recipe, (len(problem.retain), len(problem.forget))
-    found = candidates(recipe, *sizes, budget, learn_from=())
+    found = candidates(prepared.original.training_recipe, len(problem.retain), len(problem.forget), budget, ())
     return prepared, next(method for method in found if method.options["peak"] == 1.0), None
 
 
@@ -268,20 +272,23 @@ def choose(
     Returns:
       The preparation with its rehearsals, and the one that is best, whatever it costs within the budget.
     """
-    size = min(len(problem.forget), len(prepared.heldout))
+    sizes = len(problem.retain), len(problem.forget)
+    size = min(sizes[1], len(prepared.heldout))
 
     def fitting() -> list[tuple[float, Rehearsal]]:
         """Each with its cost, as a share of a retraining."""
-        known = [(as_method(one.method).configured(None, one.options), one) for one in prepared.rehearsals]
+        # Of a method of one's own, which "auto" does not take, there may be rehearsals too.
+        ours = [one for one in prepared.rehearsals if one.method in METHODS]
+        known = [(as_method(one.method).configured(None, one.options), one) for one in ours]
         found = [
-            (method.work(problem) / prepared.retraining_work(problem), one)
+            (prepared.share(method, problem), one)
             for method, one in known
             if size / 2 <= one.size <= size * 2 and (alike or method.needs is None) and one.recipe == method.own_recipe
         ]
         return [(cost, one) for cost, one in found if cost <= 1.05 * budget]
 
     if not any(cost > budget / 2 for cost, _ in fitting()):
-        found = rehearse_candidates(prepared, budget, size=size, alike=alike, progress=progress)
+        found = rehearse_candidates(prepared, budget, size=size, sizes=sizes, alike=alike, progress=progress)
         prepared = dataclasses.replace(prepared, rehearsals=(*prepared.rehearsals, *found))
     return prepared, min((one for _, one in fitting()), key=lambda rehearsal: rehearsal.misalignment)
 

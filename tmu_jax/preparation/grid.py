@@ -1,7 +1,7 @@
 """Which recipes are rehearsed for a budget: a small grid that ships; which of them is taken, rehearsals alone say."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from tmu_jax.preparation.prepared import Prepared
 from tmu_jax.preparation.rehearsal import Rehearsal, rehearse
@@ -103,6 +103,7 @@ def rehearse_candidates(
     budget: float,
     *,
     size: int | None = None,
+    sizes: tuple[int, int] | None = None,
     repeats: int = 1,
     alike: bool = True,
     progress: Callable[[str], Progress] | None = None,
@@ -113,15 +114,43 @@ def rehearse_candidates(
       prepared: from `prepare`.
       budget: the share of retraining that unlearning may cost.
       size: images forgotten at once; all held-out ones by default.
+      sizes: (images of D_r, images of D_f) of the request that the recipes are for; by default D and `size`.
       repeats: random subsets of that size.
       alike: False leaves out what learns of held-out images how gold answers on forgotten ones.
       progress: makes the progress function of each named part.
+
+    Raises:
+      FloatingPointError: where every recipe diverges.
     """
     size = len(prepared.heldout) if size is None else size
     learn_from = LEARN_FROM if prepared.bank is not None else ("rehearsal",)
     recipe = prepared.original.training_recipe
-    tried = candidates(recipe, len(prepared.train), size, budget, learn_from if alike else ())
-    found = [
-        rehearse(prepared, method, size=size, repeats=repeats, progress=progress, **method.options) for method in tried
-    ]
-    return sorted(found, key=lambda rehearsal: rehearsal.misalignment)
+    tried = candidates(recipe, *(sizes or (len(prepared.train), size)), budget, learn_from if alike else ())
+    found = rehearse_all(prepared, tried, size=size, repeats=repeats, progress=progress)
+    return sorted((one for one in found if one is not None), key=lambda rehearsal: rehearsal.misalignment)
+
+
+def rehearse_all(
+    prepared: Prepared,
+    methods: Sequence[Method],
+    *,
+    size: int | None,
+    repeats: int,
+    progress: Callable[[str], Progress] | None,
+) -> list[Rehearsal | None]:
+    """Rehearses one recipe after another; None of one that diverges, which no choice can fall on.
+
+    Raises:
+      FloatingPointError: where all of them diverge.
+    """
+    found: list[Rehearsal | None] = []
+    error = None
+    for method in methods:
+        try:
+            found.append(rehearse(prepared, method, size=size, repeats=repeats, progress=progress))
+        except FloatingPointError as diverged:
+            found.append(None)
+            error = diverged
+    if error is not None and not any(found):
+        raise error
+    return found

@@ -8,9 +8,10 @@ from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.evaluation.metrics import correct, margins
 from tmu_jax.evaluation.outcome import Expected, Outcome, judge
 from tmu_jax.preparation.bank import Bank
+from tmu_jax.preparation.estimates import Estimate, Z
 from tmu_jax.preparation.findings import Findings
 from tmu_jax.preparation.prepared import Prepared
-from tmu_jax.preparation.rehearsal import Estimate, Z, twin_loss
+from tmu_jax.preparation.rehearsal import Rehearsal, twin_loss
 from tmu_jax.statistics import separation
 from tmu_jax.training import TrainedModel, predict
 from tmu_jax.twin import TwinPrediction
@@ -109,6 +110,14 @@ def recipe_note(prepared: Prepared) -> tuple[str, ...]:
         "images right than the model: another recipe trained the model, and a rehearsal says little of it; give `wrap` "
         "the recipe that it was trained by",
     )
+
+
+def size_note(rehearsal: Rehearsal, problem: ForgetProblem) -> tuple[str, ...]:
+    """What must be said where far fewer images were rehearsed with than are forgotten."""
+    count = len(problem.forget)
+    if 2 * rehearsal.size >= count:
+        return ()
+    return (f"rehearsed with {rehearsal.size} images at once, for want of held-out ones; the request is of {count}",)
 
 
 def expected_accuracy(probability: np.ndarray) -> Estimate:

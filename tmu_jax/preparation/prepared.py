@@ -26,6 +26,7 @@ from tmu_jax.twin import (
     train_curriculum,
 )
 from tmu_jax.twin.request import has_twin_problem
+from tmu_jax.unlearning import Method
 
 if TYPE_CHECKING:
     from tmu_jax.preparation.rehearsal import Rehearsal
@@ -206,6 +207,10 @@ class Prepared:
     def retraining_work(self, problem: ForgetProblem | None = None) -> float:
         """Images that a retraining trains on: the budget of a request is a share of it."""
         return self.original.training_recipe.epochs * len(self.train if problem is None else problem.retain)
+
+    def share(self, method: Method, problem: ForgetProblem) -> float:
+        """What a method costs, as a share of a retraining, by images trained on."""
+        return method.work(problem, self.original.training_recipe) / self.retraining_work(problem)
 
     def _all_forgotten(self) -> np.ndarray:
         return np.concatenate([*self.forgotten, np.zeros(0, np.int32)])

@@ -25,8 +25,11 @@ def refresh(prepared: Prepared, budget: float, *, progress: Callable[[str], Prog
       The preparation with as many fresh models as the budget buys, the most indebted first; `debt` says what is left.
 
     Raises:
-      ValueError: without a bank, without debt, or where the budget buys no model.
+      ValueError: for a budget that is no number above 0, without a bank, without debt, or where the budget buys no
+        model.
     """
+    if not budget > 0:
+        raise ValueError(f"budget={budget} must be above 0: it is what the bank may cost, in trainings")
     if prepared.bank is None:
         raise ValueError("folds=0 left no bank, so there is nothing to refresh")
     gone = np.concatenate([*prepared.forgotten, np.zeros(0, np.int32)])
@@ -41,7 +44,7 @@ def refresh(prepared: Prepared, budget: float, *, progress: Callable[[str], Prog
     recipe = prepared.bank_settings.recipe(prepared.original.training_recipe)
     one = prepared.original.training_recipe.epochs * (len(prepared.train) + len(gone))
     models = [list(repetition) for repetition in prepared.bank.models]
-    spent = 0.0
+    spent = seconds = 0.0
     for repetition, fold in order:
         old = models[repetition][fold]
         rows = np.setdiff1d(old.trained, gone).astype(np.int32)
@@ -51,12 +54,14 @@ def refresh(prepared: Prepared, budget: float, *, progress: Callable[[str], Prog
         key = key_for(prepared.key, f"refresh {len(prepared.forgotten)} of {repetition}.{fold}")
         report = ignore_progress if progress is None else progress("bank")
         trained = Split(prepared.train.pool, rows)
-        models[repetition][fold] = train_bank_model(prepared.original.module, recipe, trained, old.rows, key, report)
-        spent += cost
+        fresh = train_bank_model(prepared.original.module, recipe, trained, old.rows, key, report)
+        models[repetition][fold] = fresh
+        spent, seconds = spent + cost, seconds + fresh.seconds
     if not spent:
         raise ValueError(f"budget={budget} trainings buys no model of the bank; one costs {cost:.2f}")
     flat = [model for repetition in models for model in repetition]
     bank = bank_of(flat, prepared.bank_settings, len(prepared.train.pool), prepared.key)
     assert isinstance(bank, Bank)
     costs = {**prepared.costs, "refreshed": prepared.costs.get("refreshed", 0.0) + spent}
-    return dataclasses.replace(prepared, bank=bank, costs=costs).calibrated()
+    timed = {**prepared.seconds, "refreshed": prepared.seconds.get("refreshed", 0.0) + seconds}
+    return dataclasses.replace(prepared, bank=bank, costs=costs, seconds=timed).calibrated()

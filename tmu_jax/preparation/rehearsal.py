@@ -5,7 +5,6 @@ saw them, is that problem's gold.
 """
 
 import dataclasses
-import math
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +15,9 @@ import numpy as np
 from tmu_jax.boundary import checked
 from tmu_jax.data import Split
 from tmu_jax.evaluation import metrics
+from tmu_jax.preparation.datamodels import VERSION as DATAMODELS_VERSION
 from tmu_jax.preparation.datamodels import datamodels_of
+from tmu_jax.preparation.estimates import Estimate, estimate, percentage
 from tmu_jax.preparation.foretelling import InRehearsal, InRequest
 from tmu_jax.preparation.prepared import Prepared
 from tmu_jax.stages import VERSIONS, Progress, Stage, compute, given, key_for
@@ -24,17 +25,6 @@ from tmu_jax.training import TrainedModel, predict
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning import Method, MethodName, as_method
 from tmu_jax.unlearning.needs import Foretell, PredictLogits
-
-Z = 1.959963984540054
-"""Half width of a 95 % interval in standard errors."""
-
-
-class Estimate(NamedTuple):
-    """A number with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +102,8 @@ def rehearse(
       **options: of the method.
 
     Returns:
-      The readouts, with 95 % intervals: over the images, or over the repeats where they spread further.
+      The readouts, with 95 % intervals: over the images, an image of several repeats being one, or over the repeats
+      where they spread further.
 
     Raises:
       ValueError: for a size beyond the held-out images, a method without a rehearsal, or a budget of no step.
@@ -138,7 +129,8 @@ def rehearse(
     runs = []
     for repeat in range(repeats):
         own = key_for(key, f"{method.name} {repeat}")
-        drawn = np.sort(np.asarray(jax.random.permutation(key_for(own, "draw"), len(heldout)))[:size])
+        # The same images for every method: what they are compared by is not who drew the easier ones.
+        drawn = np.sort(np.asarray(jax.random.permutation(key_for(key, f"draw {repeat}"), len(heldout)))[:size])
         problem = prepared.twin_problem(heldout.indices[drawn])
         foretell = InRehearsal(prepared)
         needed: TwinPrediction | Foretell | PredictLogits | None = None
@@ -150,7 +142,7 @@ def rehearse(
             needed = datamodels_of(prepared)
         stage = method.stage(problem, given(twin), own, None if needed is None else given(needed))
         left = compute(stage, None if progress is None else lambda part: progress(f"rehearsal of {part}"))
-        share = method.work(problem) / prepared.retraining_work(problem)
+        share = prepared.share(method, problem)
         runs.append(_Run(drawn, _Outputs.of(prepared, left), share, left.seconds, foretell.answers))
     return _read(prepared, method, size, runs, before, gold)
 
@@ -188,7 +180,7 @@ def twin_loss(prepared: Prepared) -> Estimate | None:
     if prepared.twin is None:
         return None
     before, gold = _ends(prepared, prepared.twin)
-    return _estimate([_losses(gold, before)])
+    return _mean_loss([_losses(gold, before)])
 
 
 class _Run(NamedTuple):
@@ -211,25 +203,28 @@ def _read(
     distances = [metrics.activation_distances(run.left.heldout[run.drawn], gold.heldout[run.drawn]) for run in runs]
     excess = [100.0 * (right.astype(float) - golds) for right, golds in zip(rights, of_gold, strict=True)]
     losses = [_losses(gold, run.left) for run in runs]
-    signed = _estimate(excess)  # Images right and wrong cancel as they do in a gap; its ends are the gap's.
+    images = [run.drawn for run in runs]
+    agreement = percentage(agrees, images)
+    signed = estimate(excess, images)  # Images right and wrong cancel as they do in a gap; its ends are the gap's.
+    most = max(abs(signed.low), abs(signed.high))
     gap = Estimate(
         float(np.mean([abs(part.mean()) for part in excess])),
         0.0 if signed.low <= 0 <= signed.high else min(abs(signed.low), abs(signed.high)),
-        max(abs(signed.low), abs(signed.high)),
+        most if signed.low < signed.high else 100 - agreement.low,  # Where no image differs, others still may.
     )
-    everywhere = np.concatenate([run.drawn for run in runs])
+    everywhere = np.concatenate(images)
     return Rehearsal(
         method=method.name,
         options=dict(method.options),
         size=size,
         repeats=len(runs),
         share=runs[0].share,
-        forget_accuracy=_percentage([100.0 * right for right in rights]),
+        forget_accuracy=percentage([100.0 * right for right in rights], images),
         gold_accuracy=100.0 * float(np.mean(np.concatenate(of_gold))),
         gap=gap,
-        agreement=_percentage(agrees),
-        distance=_estimate(distances),
-        test_loss=_estimate(losses),
+        agreement=agreement,
+        distance=estimate(distances, images),
+        test_loss=_mean_loss(losses),
         untouched={
             "agreement": metrics.agreement(known[everywhere], gold_right[everywhere]),
             "gap": 100.0 * abs(float(np.mean(known[everywhere])) - float(np.mean(gold_right[everywhere]))),
@@ -246,24 +241,16 @@ def _losses(gold: _Outputs, left: _Outputs) -> np.ndarray:
     return 100.0 * (gold.test_right.astype(np.float64) - left.test_right)
 
 
-def _estimate(parts: Sequence[np.ndarray]) -> Estimate:
-    """The mean over all images of all repeats, and its interval: over images, or over repeats where it is wider.
-
-    Of no images it is 0.
-    """
-    values = np.concatenate(parts).astype(np.float64)
-    if not len(values):
-        return Estimate(0.0, 0.0, 0.0)
-    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    if len(parts) > 1:
-        means = np.array([part.mean() for part in parts])
-        error = max(error, float(means.std(ddof=1)) / math.sqrt(len(parts)))
-    mean = float(values.mean())
-    return Estimate(mean, float(mean - Z * error), float(mean + Z * error))
+def _mean_loss(losses: Sequence[np.ndarray]) -> Estimate:
+    """The mean of all repeats, which are of the same test images."""
+    return estimate(losses, [np.arange(len(part)) for part in losses])
 
 
 def rehearsal_stage(prepared: Stage, method: Method, size: int, repeats: int = 1) -> Stage:
     """A rehearsal as a stage; arguments as in `rehearse`, the preparation as a stage."""
+    # What the method learns from is made within the rehearsal, and so no parent tells its version.
+    learnt_by = {"rehearsal": VERSIONS["foretelling"], "bank": VERSIONS["bank_prediction"]}
+    learnt_by |= {"datamodels": DATAMODELS_VERSION}
     return Stage(
         "rehearsal",
         f"rehearsal of {method.name}",
@@ -278,22 +265,23 @@ def rehearsal_stage(prepared: Stage, method: Method, size: int, repeats: int = 1
             "size": size,
             "repeats": repeats,
             **({} if method.own_recipe is None else {"recipe": method.own_recipe}),
+            **({"image_noise": method.image_noise} if method.image_noise else {}),
+            **({"learnt_by": learnt_by[method.needs]} if method.needs in learnt_by else {}),
         },
     )
 
 
-def _percentage(parts: Sequence[np.ndarray]) -> Estimate:
-    """The same of shares in percent, whose interval ends where they do."""
-    found = _estimate(parts)
-    return Estimate(found.value, max(0.0, found.low), min(100.0, found.high))
+def taught(prepared: Prepared, rehearsal: Rehearsal) -> InRequest:
+    """What a method learns from its rehearsal, of which the request bears the cost."""
+    seconds = {name.replace(" ", "_"): seconds for name, seconds in prepared.seconds.items()}
+    return InRequest(prepared, rehearsal.answers, {**seconds, "rehearsal": rehearsal.repeats * rehearsal.seconds})
 
 
 def foretelling_stage(prepared: Stage, rehearsal: Stage) -> Stage:
     """What a method learns from its rehearsal; the value is an `InRequest`, and is not kept: it takes seconds."""
 
     def make(prepared: Prepared, rehearsal: Rehearsal, progress: Progress) -> InRequest:
-        seconds = {name.replace(" ", "_"): seconds for name, seconds in prepared.seconds.items()}
-        return InRequest(prepared, rehearsal.answers, {**seconds, "rehearsal": rehearsal.repeats * rehearsal.seconds})
+        return taught(prepared, rehearsal)
 
     parents = {"prepared": prepared, "rehearsal": rehearsal}
     version = VERSIONS["foretelling"]

@@ -4,11 +4,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tmu_jax.boundary import checked
+from tmu_jax.data.checks import check_seed
+from tmu_jax.preparation.grid import rehearse_all
 from tmu_jax.preparation.prepared import Prepared
-from tmu_jax.preparation.rehearsal import Rehearsal, rehearse
+from tmu_jax.preparation.rehearsal import Rehearsal
 from tmu_jax.stages import Progress
 from tmu_jax.unlearning import Method, MethodName, as_method
 from tmu_jax.unlearning.ranges import attempt
+
+MOST_TRIES = 1000
+"""What is beyond would run for weeks, and is a slip of the keyboard."""
 
 
 class Tuned(NamedTuple):
@@ -16,11 +21,11 @@ class Tuned(NamedTuple):
 
     Attributes:
       method: with the recipe that rehearsed best.
-      rehearsals: of every try, the method's own recipe first.
+      rehearsals: of every try, the method's own recipe first; None of one that diverged.
     """
 
     method: Method
-    rehearsals: tuple[Rehearsal, ...]
+    rehearsals: tuple[Rehearsal | None, ...]
 
 
 @checked
@@ -50,11 +55,13 @@ def tune(
 
     Raises:
       ValueError: for a method without ranges or without a rehearsal, and as `rehearse`.
+      FloatingPointError: where every try diverges.
     """
     own = as_method(method)
-    if tries < 1:
-        raise ValueError(f"tries={tries} must be at least 1")
+    if not 1 <= tries <= MOST_TRIES:
+        raise ValueError(f"tries={tries} must lie in 1..{MOST_TRIES}")
+    check_seed("seed", seed)
     methods = [attempt(own, number, seed) for number in range(tries)]
-    found = [rehearse(prepared, one, size=size, repeats=repeats, progress=progress) for one in methods]
-    best = min(range(tries), key=lambda number: found[number].misalignment)
-    return Tuned(methods[best], tuple(found))
+    found = rehearse_all(prepared, methods, size=size, repeats=repeats, progress=progress)
+    known = [(one.misalignment, number) for number, one in enumerate(found) if one is not None]
+    return Tuned(methods[min(known)[1]], tuple(found))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import numbers
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -45,7 +46,7 @@ class Method:
         "epochs".
       check: called with the options before any work; raises ValueError for values out of range.
       draws: images that an epoch draws, called with (problem, **options), for estimates of time; all of D by default.
-        Of all epochs together where the recipe is a function.
+        Of all epochs together where the recipe is a function, but for `draws_an_epoch`: as many as the training has.
       run: for methods that are no relabelling: called as `run(problem, original, key, progress=…, **options)`, with
         `prediction=` where it is needed and `recipe=` where there is one; returns a `TrainedModel` or `UnlearnedModel`.
       check_request: called with (problem, original) before any work; raises ValueError where the original lacks what
@@ -69,6 +70,7 @@ class Method:
     ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
     check: Callable[..., None] = lambda **options: None
     draws: Callable[..., float] = _every_image
+    draws_an_epoch: bool = False
     run: Callable[..., TrainedModel] | None = None
     check_request: Callable[[ForgetProblem, TrainedModel], None] = lambda problem, original: None
     needs_updates: bool = False
@@ -127,6 +129,10 @@ class Method:
             raise ValueError(
                 f"{unknown[0]}={options[unknown[0]]!r} is no option of method {self.name!r}; it has: {known}"
             )
+        for name, value in options.items():
+            is_number = isinstance(self.options[name], int | float) and not isinstance(self.options[name], bool)
+            if is_number and not (isinstance(value, numbers.Real) and math.isfinite(value)):
+                raise ValueError(f"{name}={value!r} of method {self.name!r} must be a finite number")
         if recipe is not None and self.recipe is None:
             raise ValueError(f"recipe={recipe!r} has no use: method {self.name!r} does not fine-tune")
         return dataclasses.replace(self, recipe=recipe or self.recipe, options={**self.options, **options})
@@ -195,9 +201,14 @@ class Method:
         if self.recipe is not None and not isinstance(self.recipe, Recipe):
             _ = original.training_recipe
 
-    def work(self, problem: ForgetProblem) -> float:
-        """About how long it takes, in images trained on."""
-        return self.draws(problem, **self.options) * (self.recipe.epochs if isinstance(self.recipe, Recipe) else 1)
+    def work(self, problem: ForgetProblem, training: Recipe | None = None) -> float:
+        """About how long it takes, in images trained on; `training` is the original's recipe, where it is known."""
+        epochs = 1
+        if isinstance(self.recipe, Recipe):
+            epochs = self.recipe.epochs
+        elif self.draws_an_epoch:
+            epochs = (training or Recipe()).epochs
+        return epochs * self.draws(problem, **self.options)
 
     def apply(
         self,
