@@ -26,6 +26,7 @@ from experiments.protocol.settings import Settings
 from experiments.report import tune as report_tune
 from tmu_jax.data import Dataset
 from tmu_jax.preparation import BankSettings
+from tmu_jax.preparation.tuning import MOST_TRIES
 from tmu_jax.resuming import leave
 from tmu_jax.unlearning import METHODS
 
@@ -61,8 +62,8 @@ def arms(settings: Settings, options: Any, data: Dataset) -> list[Settings]:
     Raises:
       ValueError: for a method that has nothing to tune, or no rehearsal.
     """
-    if options.tries < 1:
-        raise ValueError(f"tries={options.tries} must be at least 1")
+    if not 1 <= options.tries <= MOST_TRIES:
+        raise ValueError(f"tries={options.tries} must lie in 1..{MOST_TRIES}")
     bank = BankSettings(options.folds, options.repetitions, options.epochs_share)
     has_bank = options.folds > 0
     known = [name for name, method in METHODS.items() if method.ranges and (has_bank or method.needs not in FROM_BANK)]

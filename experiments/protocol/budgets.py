@@ -15,9 +15,9 @@ from experiments.protocol.requests import Request
 from experiments.protocol.settings import Settings
 from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.preparation import Prepared, Rehearsal, candidates
-from tmu_jax.preparation.foretelling import InRequest
-from tmu_jax.preparation.rehearsal import rehearsal_stage
-from tmu_jax.stages import VERSIONS, Progress, Stage, key_for
+from tmu_jax.preparation.rehearsal import rehearsal_stage, taught
+from tmu_jax.stages import Progress, Stage, key_for
+from tmu_jax.text import option_words
 from tmu_jax.training import TrainedModel
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning import METHODS, Method, UnlearnedModel
@@ -44,14 +44,15 @@ class BudgetGraph(Graph):
         settings, problem = self.settings, self.request.problem
         assert settings.budget is not None
         count = settings.in_turn or 1
-        size = min(-(-len(problem.forget) // count), len(self.heldout))
-        methods = candidates(settings.recipe, len(problem.retain), size, settings.budget / count)
+        each = -(-len(problem.forget) // count)
+        size = min(each, len(self.heldout))
+        methods = candidates(settings.recipe, len(problem.retain), each, settings.budget / count)
         repeats = 1 if size == len(self.heldout) or count == 1 else 3
         return [(method, rehearsal_stage(self.rehearsing, method, size, repeats)) for method in methods]
 
     def share(self, method: Method) -> float:
         """The same of all requests together."""
-        work = sum(method.work(problem) for problem in self._in_turn())
+        work = sum(method.work(problem, self.settings.recipe) for problem in self._in_turn())
         return work / (self.settings.recipe.epochs * len(self.request.problem.retain))
 
     def _in_turn(self) -> list[ForgetProblem]:
@@ -88,7 +89,7 @@ class BudgetGraph(Graph):
             rehearsal = best_of(tuple(tried.values()))
             best = method.configured(None, rehearsal.options)
             if prepared is not None:
-                labels = InRequest(prepared, rehearsal.answers)
+                labels = taught(prepared, rehearsal)
             model = best.apply(problem, original, key, labels, progress)
             notes = (*model.notes, described(best))
             if not self.settings.in_turn:
@@ -112,7 +113,6 @@ class BudgetGraph(Graph):
                 "train": problem.train.indices,
                 "forget": problem.forget.indices,
                 "budget": self.settings.budget,
-                **({"foretelling": VERSIONS["foretelling"]} if method.needs == "rehearsal" else {}),
             },
             work=(self.settings.budget or 0) * self.settings.recipe.epochs * len(problem.retain),
         )
@@ -125,7 +125,7 @@ def graph_of(settings: Settings, request: Request, module: nn.Module) -> Graph:
 
 def described(method: Method) -> str:
     """A method's recipe in words."""
-    return f"recipe: {', '.join(f'{name} {value:.3g}' for name, value in method.options.items())}"
+    return f"recipe: {option_words(method.options)}"
 
 
 def best_of(rehearsals: Sequence[Rehearsal]) -> Rehearsal:

@@ -137,7 +137,7 @@ class Graph:
     def share(self, method: Method) -> float:
         """What a method with its recipe costs, as a share of retraining's images."""
         problem = self.request.problem
-        return method.work(problem) / (self.settings.recipe.epochs * len(problem.retain))
+        return method.work(problem, self.settings.recipe) / (self.settings.recipe.epochs * len(problem.retain))
 
     def model(self, name: str) -> Stage:
         """The model that a method's row shows: for the two ends of the scale those that are there already."""

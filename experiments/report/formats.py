@@ -3,6 +3,7 @@
 import html
 import re
 import unicodedata
+from collections.abc import Mapping
 
 from experiments.report.intervals import Estimate
 
@@ -61,3 +62,10 @@ def plain(value: object) -> str:
 def to_markdown(value: object) -> str:
     """A text as it is read, no part of it taken for markup: HTML, tables, code, links and pictures."""
     return re.sub(r"([|`*\\]|(?<=\])\()", r"\\\1", html.escape(plain(value), quote=False))
+
+
+def option_words(options: Mapping[str, object]) -> str:
+    """A method's options and their values, numbers to three digits."""
+    return ", ".join(
+        f"{key} {value:.3g}" if isinstance(value, int | float) else f"{key} {value}" for key, value in options.items()
+    )

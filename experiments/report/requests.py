@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from experiments.report.choices import Choice, best_promised, choices, choices_table
-from experiments.report.formats import display_name, text
+from experiments.report.formats import display_name, option_words, text
 from experiments.report.intervals import Estimate
 from experiments.report.page import Body, Picture, Section
 from experiments.report.pictures import BLUE, GREEN, ORANGE, PURPLE, STYLE, VERMILION, save, shown
@@ -195,7 +195,7 @@ def _tried(within: Mapping[str, Results]) -> Table:
     for variant, results in within.items():
         for record in results.records:
             for one in record.get("tried") or []:
-                options = ", ".join(f"{name} {value:.3g}" for name, value in one["options"].items())
+                options = option_words(one["options"])
                 figures = (
                     f"{one['gap']:.1f}",
                     f"{one['agreement']:.1f}",

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments.report.files import Record, read_config, write_whole
-from experiments.report.formats import MISSING, display_name
+from experiments.report.formats import MISSING, display_name, option_words
 from experiments.report.misalignment import misalignment
 from experiments.report.page import Body, Picture, Section
 from experiments.report.pictures import BLUE, GREY, ORANGE, STYLE, save, shown
@@ -201,7 +201,7 @@ def _every(tries: dict[str, list[Try]]) -> Table:
         for one in found:
             recipe = {key: (one.recipe or {}).get(key) for key in ("learning_rate", "epochs")}
             values = {**{key: value for key, value in recipe.items() if value is not None}, **one.options}
-            said = ", ".join(f"{key} {value:.3g}" for key, value in values.items())
+            said = option_words(values)
             cells = [
                 f"{one.rehearsed[key]:.{digits}f} / {one.true[key]:.{digits}f}"
                 for key, digits in {"misalignment": 1, "agreement": 1, "gap": 1, "distance": 3, "test_loss": 1}.items()

@@ -11,6 +11,7 @@ from rich.console import Console
 
 import tmu_jax
 from experiments import requests
+from experiments.protocol import budgets
 from experiments.protocol import run as runner
 from experiments.protocol.budgets import BudgetGraph, best_of
 from experiments.protocol.experiment import choose
@@ -22,8 +23,11 @@ from experiments.report.files import read_records
 from experiments.report.results import Results
 from tests.protocol.test_run import CONFIG, settings
 from tests.tiny import TinyNet, tiny_data
-from tmu_jax.preparation import BankSettings
+from tmu_jax.preparation import BankSettings, Rehearsal
+from tmu_jax.stages import compute
 from tmu_jax.store import StageStore
+from tmu_jax.unlearning import METHODS, Method
+from tmu_jax.unlearning.unlearned import as_unlearned
 
 OPTIONS = requests.Options(
     baselines=("original", "retrain", "bank_labels"),
@@ -166,6 +170,34 @@ def test_the_records_tell_the_labels_and_the_costs(finished):
     assert 0.3 < in_turn["work_share"] <= 0.6 * 1.001
     assert "predictor_accuracy" not in records["60 % in 2 requests", "soft_twin"]
     assert records["default", "original"]["membership_auc"] >= 50
+
+
+def test_the_seconds_of_requests_in_turn_add_up(arms, data, monkeypatch):
+    """Each takes one second here, and what it learns from eight: the last one's model has been paid for once."""
+    monkeypatch.setattr(budgets, "best_of", lambda rehearsals: rehearsals[0])
+
+    def apply(self, problem, original, key, *rest):
+        parts = {"bank": 8.0, "unlearning": 1.0}
+        return as_unlearned(original, original=original, seconds_by_part=parts, seconds=9.0)
+
+    monkeypatch.setattr(Method, "apply", apply)
+    arm = dataclasses.replace(arms[2], in_turn=3)
+    graph = BudgetGraph(arm, make_requests(arm, data)[0], TinyNet())
+    rehearsals = []
+
+    class Known:
+        def value(self, stage, make):
+            if stage.kind == "rehearsal":
+                rehearsals.append(stage)
+                return Rehearsal(
+                    "rewarm", dict(METHODS["rewarm"].options), 5, 1, 0.1, *[(0, 0, 0), 0.0, *[(0, 0, 0)] * 4], {}, 1.0
+                )
+            return make()
+
+    model = compute(graph.model("rewarm"), keeper=Known())
+    assert rehearsals
+    assert model.seconds_by_part == {"bank": 8.0, "unlearning": 3.0}
+    assert model.seconds == 11.0
 
 
 def test_the_debt_of_each_model_is_recorded(finished, arms, data):

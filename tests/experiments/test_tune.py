@@ -66,7 +66,8 @@ def test_all_is_what_has_ranges_and_a_bank_where_it_learns_from_one(data):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"tries": 0}, "tries=0 must be at least 1"),
+        ({"tries": 0}, r"tries=0 must lie in 1..1000"),
+        ({"tries": 10**9}, r"tries=1000000000 must lie in 1..1000"),
         ({"methods": ("twin",)}, "methods holds 'twin', which this run cannot tune"),
         ({"methods": ("soft_twin",)}, "methods holds 'soft_twin', which this run cannot tune"),
     ],

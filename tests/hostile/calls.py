@@ -15,7 +15,8 @@ import PIL.Image
 
 import tmu_jax
 from tests.tiny import TinyNet, tiny_data
-from tmu_jax.preparation import BankSettings
+from tmu_jax.data import Split
+from tmu_jax.preparation import BankSettings, Prepared
 from tmu_jax.training import Recipe
 
 DATA = tiny_data()
@@ -66,6 +67,7 @@ def make_files(folder: pathlib.Path) -> None:
     arrays = {"x_train": DATA.train_images, "y_train": DATA.train_labels}
     np.savez(folder / "arrays.npz", **arrays, x_test=DATA.test_images, y_test=DATA.test_labels)
     model().save(folder / "model", "msgpack")
+    tmu_jax.save_prepared(prepared(), folder / "prepared")
     tmu_jax.Ledger(folder / "ledger").request(DATA, ["7"])
 
 
@@ -75,6 +77,15 @@ def model() -> tmu_jax.TrainedModel:
     module = TinyNet()
     variables = module.init(KEY, np.zeros((1, 4, 4, 3), np.float32))
     return tmu_jax.wrap(module, variables, recipe=Recipe(epochs=2, batch_size=20))
+
+
+@functools.cache
+def prepared() -> Prepared:
+    """Of that model, as if it had been prepared without a bank."""
+    first, others = (np.arange(*ends, dtype=np.int32) for ends in ((0, 80), (80, len(DATA.pool))))
+    sets = {"train": first, "heldout": others[:20], "test": others}
+    splits = {name: Split(DATA.pool, rows) for name, rows in sets.items()}
+    return Prepared(model(), model(), model(), **splits, bank=None, bank_settings=BankSettings(0), key=KEY)
 
 
 @functools.cache
@@ -103,6 +114,7 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
     of_folder = {"test_folder": ("test folder",)}
     small = {"image_size": 8, "progress": False}
     ledger = tmu_jax.Ledger(folder / "ledger")
+    of_request = {"request": ("indices", "problem")}
     return {
         "from_arrays": Call(data.from_arrays, arrays, {**of_labels, **either}),
         "from_csv": Call(data.from_csv, {**table, **small}, of_table),
@@ -124,6 +136,13 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
         "train": Call(tmu_jax.train, {"model": TinyNet(), "data": asked.train, "key": KEY}),
         "unlearn": Call(tmu_jax.unlearn, {"method": "twin", "problem": asked, "original": wrapped, "key": KEY}),
         "prepare": Call(tmu_jax.prepare, {"model": wrapped, "data": DATA, "key": KEY}),
+        "forget": Call(tmu_jax.forget, {"prepared": prepared(), "request": [0, 5], "budget": 0.5}, of_request),
+        "rehearse": Call(tmu_jax.rehearse, {"prepared": prepared(), "method": "rewarm"}),
+        "tune": Call(tmu_jax.tune, {"prepared": prepared(), "method": "finetune"}),
+        "tuned": Call(tmu_jax.tuned, {"method": "finetune"}),
+        "load_prepared": Call(
+            tmu_jax.load_prepared, {"folder": folder / "prepared", "data": DATA, "module": model().module}
+        ),
         "evaluate": Call(tmu_jax.evaluate, {"problem": asked, "model": wrapped, "gold": wrapped}),
         "audit": Call(tmu_jax.audit, {"problem": asked, "result": wrapped, "original": wrapped}),
         "look": Call(tmu_jax.look, {"problem": asked, "prepared_or_model": wrapped}),

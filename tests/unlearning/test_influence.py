@@ -9,6 +9,7 @@ import pytest
 import tmu_jax
 from tests.unlearning import linear
 from tmu_jax.unlearning import gradients
+from tmu_jax.unlearning.conjugate import solve
 
 KEY = jax.random.key(5)
 influence = importlib.import_module("tmu_jax.unlearning.influence")  # The package has the method under this name.
@@ -102,12 +103,19 @@ def test_it_goes_towards_a_model_trained_without_the_images(made):
     assert losses[3] < 1.1 * losses[1]
 
 
+def test_gradients_that_are_not_finite_are_no_reason_to_leave_the_model_as_it_is():
+    with pytest.raises(FloatingPointError, match="gradients are not finite"):
+        solve(lambda vector: vector, {"a": np.float32([1, np.nan])}, 3)
+
+
 def test_bad_options_get_one_line(made):
     problem, original = made
     for options, said in (
         ({"damping": 0.0}, "damping=0.0 must be above 0"),
         ({"scale": -1.0}, "scale=-1.0 must be above 0"),
         ({"iterations": 0}, "iterations=0 must be a whole number, at least 1"),
+        ({"damping": "small"}, "damping='small' of method 'influence' must be a finite number"),
+        ({"scale": float("inf")}, "scale=inf of method 'influence' must be a finite number"),
         ({"curvature_images": -1}, "curvature_images=-1 must be a whole number of images"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -78,10 +78,15 @@ def test_a_recipe_of_a_file(tmp_path):
         tmu_jax.tuned("ssd", path)
     with pytest.raises(ValueError, match="method='scrubs' is unknown"):
         tmu_jax.tuned("scrubs", path)
-    for text in ("{", "[]", '{"methods": {"scrub": {}}}', '{"methods": 3}'):
+    broken = {"scrub": {"chosen": {"recipe": {"epochs": 1}, "options": {}}}}
+    listed = {"scrub": {"chosen": {"recipe": recipe, "options": [1]}}}
+    texts = [json.dumps({"methods": methods}) for methods in (broken, listed)]
+    for text in (*texts, "{", "[]", '{"methods": {"scrub": {}}}', '{"methods": 3}'):
         path.write_text(text)
         with pytest.raises(ValueError, match="is no file of recipes"):
             tmu_jax.tuned("scrub", path)
+    with pytest.raises(ValueError, match="is no file of recipes"):
+        tmu_jax.tuned("scrub", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"is neither a file nor a name that ships: .*cifar10"):
         tmu_jax.tuned("scrub", "nowhere")
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import tmu_jax
+from tests.preparation.made import gathered_rows
 from tests.unlearning import linear
+from tmu_jax.stages import PASS_WORK
 from tmu_jax.training import Recipe
 from tmu_jax.unlearning import scrub
 
@@ -58,6 +60,17 @@ def test_its_epochs_are_the_published_ones(made):
     found = tmu_jax.unlearn("scrub", problem, original, key=KEY, recipe=recipe, **OPTIONS)
     linear.close(found, weights)
     assert len(found.losses) == 3
+
+
+def test_its_work_is_the_images_that_it_draws(made, monkeypatch):
+    problem, original = made
+    own = tmu_jax.METHODS["scrub"]
+    recipe = dataclasses.replace(own.recipe, batch_size=4)
+    with gathered_rows(monkeypatch) as rows:
+        tmu_jax.unlearn("scrub", problem, original, key=KEY, recipe=recipe, forget_batch=4)
+    drawn = sum(part.size for part in rows)
+    assert drawn == recipe.epochs * len(problem.retain) + 2 * len(problem.forget)
+    assert own.work(problem) == pytest.approx(drawn + PASS_WORK * len(problem.train))
 
 
 def test_the_losses_are_the_published_sums():

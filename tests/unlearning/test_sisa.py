@@ -127,6 +127,9 @@ def test_unlearn_trains_the_shards_and_then_forgets(problem, original):
     assert found.seconds == pytest.approx(sum(found.seconds_by_part.values()))
     assert f"{sum(touched)} of 4 were" in found.notes[0]
     assert found.recipe == RECIPE
+    expected = 1 - (3 / 4) ** len(problem.forget)
+    drawn = RECIPE.epochs * (len(problem.train) + expected * len(problem.retain))
+    assert tmu_jax.METHODS["sisa"].configured(None, {"shards": 4}).work(problem, RECIPE) == pytest.approx(drawn)
     evaluation = tmu_jax.evaluate(problem, found, gold=original)
     assert 0 <= evaluation.readouts.forget_accuracy <= 100
 

@@ -82,7 +82,7 @@ def of_request(
     """
     retraining = model.training_recipe.epochs * len(problem.retain)
     if isinstance(method, Method):
-        return _of_method(problem, method, retraining)
+        return _of_method(problem, model, method, retraining)
     sizes = len(problem.retain), len(problem.forget)
     with about("--budget", budget):
         tried = candidates(model.training_recipe, *sizes, budget, LEARN_FROM if folds else ("rehearsal",))
@@ -92,8 +92,10 @@ def of_request(
     return parts
 
 
-def _of_method(problem: ForgetProblem, method: Method, retraining: float) -> list[tuple[str, float]]:
-    work = retraining if method.reference == "gold" else method.work(problem)
+def _of_method(
+    problem: ForgetProblem, model: TrainedModel, method: Method, retraining: float
+) -> list[tuple[str, float]]:
+    work = retraining if method.reference == "gold" else method.work(problem, model.training_recipe)
     found = [(f"the unlearning ({method.name})", work)]
     if method.needs == "rehearsal":
         found.insert(0, ("the rehearsal that it learns from", work))

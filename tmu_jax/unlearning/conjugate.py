@@ -35,9 +35,14 @@ def solve(
       right: the right side.
       iterations: at most.
       report: called with the iterations done.
+
+    Raises:
+      FloatingPointError: for a right side that is not finite.
     """
     vector, residual, direction = trees.tree_zeros_like(right), right, right
     start = size = trees.tree_norm(right, squared=True)
+    if not jnp.isfinite(start):
+        raise FloatingPointError("the gradients are not finite; look whether the model's outputs on these images are")
     done = 0
     while done < iterations and size > _ENOUGH**2 * start:
         vector, residual, direction, size = improved(vector, residual, direction, size, product(direction))

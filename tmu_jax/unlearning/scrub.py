@@ -183,8 +183,9 @@ def draws(
     forget_batch: int,
     rewind: bool,
 ) -> float:
-    """Images of an epoch that begins with D_f, and of its share of the teacher's pass."""
-    return (1 + PASS_WORK / RECIPE.epochs) * len(problem.train)
+    """Images of an epoch, and its share of the passes over D_f and of the teacher's."""
+    ascents = min(max_epochs, RECIPE.epochs) * len(problem.forget)
+    return len(problem.retain) + (ascents + PASS_WORK * len(problem.train)) / RECIPE.epochs
 
 
 scrub = Method(

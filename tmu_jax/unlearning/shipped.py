@@ -35,14 +35,15 @@ def read_recipes(recipes: str | pathlib.Path) -> dict[str, Any]:
         found = json.loads(path.read_text("utf-8"))
         methods = found["methods"]
         for held in methods.values():
-            held["chosen"]["recipe"], held["chosen"]["options"]
+            unpack_recipe(held["chosen"]["recipe"])
+            dict(**held["chosen"]["options"])
     except FileNotFoundError:
         shipped = _shipped()
         names = sorted(one.name.removesuffix(".json") for one in shipped.iterdir()) if shipped.is_dir() else []
         raise FileNotFoundError(
             f"recipes={str(recipes)!r} is neither a file nor a name that ships: {', '.join(names) or 'none does'}"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"recipes={str(recipes)!r} is no file of recipes ({error!r}); `python -m experiments.tune` writes one"
         ) from error

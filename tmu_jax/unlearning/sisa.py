@@ -14,7 +14,7 @@ still owe that: the pixels' statistics are the first slice's, and each slice has
 learning rates.
 
 It is another classifier than the original: an ensemble of models that saw a part of D each. `unlearn("sisa", …)` trains
-its shards on D first, which is no cost of the request, and then forgets. Who keeps them trains once (`train`) and
+its shards on D first, a part of its seconds by itself, and then forgets. Who keeps them trains once (`train`) and
 forgets often (`forget`).
 
 The authors' code goes on with one optimiser through all slices where a retraining from a kept state begins with a fresh
@@ -227,9 +227,9 @@ def check_request(problem: ForgetProblem, original: TrainedModel) -> None:
 
 
 def draws(problem: ForgetProblem, shards: int, slices: int) -> float:
-    """Images of all shards' training, and of those that a request touches if it is spread at random; for 30 epochs."""
+    """Images of an epoch of all shards' training, and of those that a request touches if it is spread at random."""
     touched = 1 - (1 - 1 / shards) ** len(problem.forget)
-    return Recipe().epochs * (len(problem.train) + touched * len(problem.retain))
+    return len(problem.train) + touched * len(problem.retain)
 
 
 sisa = Method(
@@ -240,5 +240,6 @@ sisa = Method(
     check=check,
     check_request=check_request,
     draws=draws,
+    draws_an_epoch=True,
     module_of=lambda module, shards, slices: module_of(module, shards),
 )
