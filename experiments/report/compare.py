@@ -121,8 +121,8 @@ def _sentence(rows: Sequence[Row]) -> str:
     others = {row.method: of(row) for row in rows if row.method in (GOLD_GOLD, ORIGINAL)}
     untouched = f"; the untouched original: {others[ORIGINAL]}" if ORIGINAL in others else ""
     return (
-        f"Of {len(known)} methods and recipes {known[0].name} comes nearest to gold ({of(known[0])}); a second gold "
-        f"model: {others[GOLD_GOLD]}{untouched}."
+        f"Of {len(known)} methods and recipes {known[0].name} comes nearest to gold, as gold alone can tell of so many "
+        f"({of(known[0])}); a second gold model: {others[GOLD_GOLD]}{untouched}."
     )
 
 
