@@ -15,6 +15,7 @@ from experiments.protocol.requests import Request
 from experiments.protocol.settings import Settings
 from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.preparation import Prepared, Rehearsal, candidates
+from tmu_jax.preparation.grid import repeats_of
 from tmu_jax.preparation.rehearsal import rehearsal_stage, taught
 from tmu_jax.stages import Progress, Stage, key_for
 from tmu_jax.text import option_words
@@ -47,7 +48,7 @@ class BudgetGraph(Graph):
         each = -(-len(problem.forget) // count)
         size = min(each, len(self.heldout))
         methods = candidates(settings.recipe, len(problem.retain), each, settings.budget / count)
-        repeats = 1 if size == len(self.heldout) or count == 1 else 3
+        repeats = repeats_of(size, len(self.heldout))
         return [(method, rehearsal_stage(self.rehearsing, method, size, repeats)) for method in methods]
 
     def share(self, method: Method) -> float:

@@ -96,13 +96,18 @@ def test_subsets_are_drawn_anew_and_their_interval_is_over_images_or_repeats(rea
 
 
 def test_every_method_forgets_the_same_images(ready, monkeypatch):
-    """What they are compared by is not who drew the easier ones; each repeat draws its own."""
+    """What they are compared by is not who drew the easier ones; repeats have none in common where there are enough."""
     drawn, problem = [], Prepared.twin_problem
     monkeypatch.setattr(Prepared, "twin_problem", lambda self, rows: drawn.append(rows) or problem(self, rows))
     rehearse(ready, "rewarm", size=10, repeats=2, **OPTIONS)
     rehearse(ready, "soft_twin", size=10, repeats=2, epochs=1)
     np.testing.assert_array_equal(drawn[:2], drawn[2:])
-    assert set(drawn[0]) != set(drawn[1])
+    assert not set(drawn[0]) & set(drawn[1])
+    drawn.clear()
+    rehearse(ready, "rewarm", size=30, repeats=3, **OPTIONS)
+    counts = np.unique(np.concatenate(drawn), return_counts=True)[1]
+    assert [len(set(rows)) for rows in drawn] == [30] * 3
+    assert set(counts) == {2, 3}  # 90 of 40 images
 
 
 def test_nothing_is_certain_of_ten_images_that_all_agree(ready):

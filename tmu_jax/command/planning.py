@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from tmu_jax.command.inputs import about
 from tmu_jax.data import ForgetProblem, Split
-from tmu_jax.preparation.grid import LEARN_FROM, candidates
+from tmu_jax.preparation.grid import LEARN_FROM, candidates, repeats_of
 from tmu_jax.preparation.prepared import Prepared
 from tmu_jax.stages import Stage
 from tmu_jax.training import TrainedModel
@@ -88,7 +88,10 @@ def of_request(
         tried = candidates(model.training_recipe, *sizes, budget, LEARN_FROM if folds else ("rehearsal",))
     parts = [("the unlearning", budget * retraining)]
     if prepared is None or not prepared.rehearsals:
-        parts.insert(0, (f"rehearsals of {len(tried)} recipes, at most", sum(one.work(problem) for one in tried)))
+        heldout = min(1000, len(problem.test) // 2) if prepared is None else len(prepared.heldout)
+        times = repeats_of(len(problem.forget), heldout)
+        work = times * sum(one.work(problem) for one in tried)
+        parts.insert(0, (f"rehearsals of {len(tried)} recipes{f', {times} times each' * (times > 1)}, at most", work))
     return parts
 
 

@@ -18,7 +18,7 @@ from tmu_jax.preparation.datamodels import datamodels_of
 from tmu_jax.preparation.estimates import Estimate
 from tmu_jax.preparation.findings import Findings
 from tmu_jax.preparation.foretelling import InRequest
-from tmu_jax.preparation.grid import candidates, rehearse_candidates
+from tmu_jax.preparation.grid import candidates, rehearse_candidates, repeats_of
 from tmu_jax.preparation.judging import expected_accuracy, expected_of_gold, outcome_of, recipe_note, size_note
 from tmu_jax.preparation.looking import look
 from tmu_jax.preparation.prepared import Prepared
@@ -277,8 +277,7 @@ def choose(
 
     def fitting() -> list[tuple[float, Rehearsal]]:
         """Each with its cost, as a share of a retraining."""
-        # Of a method of one's own, which "auto" does not take, there may be rehearsals too.
-        ours = [one for one in prepared.rehearsals if one.method in METHODS]
+        ours = [one for one in prepared.rehearsals if one.method in METHODS]  # There may be others of a user's own.
         known = [(as_method(one.method).configured(None, one.options), one) for one in ours]
         found = [
             (prepared.share(method, problem), one)
@@ -288,7 +287,8 @@ def choose(
         return [(cost, one) for cost, one in found if cost <= 1.05 * budget]
 
     if not any(cost > budget / 2 for cost, _ in fitting()):
-        found = rehearse_candidates(prepared, budget, size=size, sizes=sizes, alike=alike, progress=progress)
+        repeats = repeats_of(size, len(prepared.heldout))
+        found = rehearse_candidates(prepared, budget, size, sizes, repeats=repeats, alike=alike, progress=progress)
         prepared = dataclasses.replace(prepared, rehearsals=(*prepared.rehearsals, *found))
     return prepared, min((one for _, one in fitting()), key=lambda rehearsal: rehearsal.misalignment)
 

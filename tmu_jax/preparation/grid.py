@@ -22,6 +22,12 @@ SETTLING = 0.2
 """Of the budget, for what follows a rewarming."""
 SETTLING_EPOCHS = (4, 2, 1)
 SETTLING_RATE = 0.2
+REPEATS = 3
+
+
+def repeats_of(size: int, num_heldout: int) -> int:
+    """How many subsets a request is rehearsed on: of few images one says little, and of many it costs enough."""
+    return REPEATS if REPEATS * size <= num_heldout else 1
 
 
 def candidates(
@@ -101,9 +107,9 @@ def _rehearsed(num_retained: int, num_forgotten: int, images: float, batch_size:
 def rehearse_candidates(
     prepared: Prepared,
     budget: float,
-    *,
     size: int | None = None,
     sizes: tuple[int, int] | None = None,
+    *,
     repeats: int = 1,
     alike: bool = True,
     progress: Callable[[str], Progress] | None = None,

@@ -96,7 +96,7 @@ def rehearse(
       prepared: from `prepare`.
       method: a name in `METHODS`, or a method.
       size: how many of the held-out images are forgotten at once; all of them by default.
-      repeats: how many random subsets of that size.
+      repeats: how many random subsets of that size, without an image in common as far as there are enough.
       key: a PRNG key; the preparation's by default.
       progress: makes the progress function of each named part.
       **options: of the method.
@@ -126,11 +126,11 @@ def rehearse(
     before, gold = _ends(prepared, prepared.twin)
     # At the rates of a request, which go by M_o's training and not by the twin model's.
     twin = dataclasses.replace(prepared.twin, recipe=prepared.original.recipe)
-    runs = []
+    # The same images for every method: what they are compared by is not who drew the easier ones.
+    order, runs = np.asarray(jax.random.permutation(key_for(key, "draw"), len(heldout))), []
     for repeat in range(repeats):
         own = key_for(key, f"{method.name} {repeat}")
-        # The same images for every method: what they are compared by is not who drew the easier ones.
-        drawn = np.sort(np.asarray(jax.random.permutation(key_for(key, f"draw {repeat}"), len(heldout)))[:size])
+        drawn = np.sort(order.take(np.arange(repeat * size, (repeat + 1) * size), mode="wrap"))
         problem = prepared.twin_problem(heldout.indices[drawn])
         foretell = InRehearsal(prepared)
         needed: TwinPrediction | Foretell | PredictLogits | None = None
