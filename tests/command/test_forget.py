@@ -19,6 +19,7 @@ from tests.tiny import TinyNet
 from tmu_jax.command import forgetting, inputs, keeping, line, main, progress, writing
 from tmu_jax.preparation import forget as library_forget
 from tmu_jax.preparation import grid
+from tmu_jax.unlearning.unlearned import forgotten_rows
 
 FIRST = ["forget", *FORGET, "--ids", "asked.csv:image_id", "--output", "v2", "--method", "retrain", "--folds", "0"]
 SECOND = ["forget", *FORGET, "--ids", "later.txt", "--output", "v3", "--method", "retrain"]
@@ -113,6 +114,10 @@ def test_a_later_request_starts_from_the_last_model_and_gathers_nothing_removed(
     assert len(rows) > 5
     assert not np.isin(np.concatenate([part.ravel() for part in rows]), gone).any()
     assert weights(user / "v3")["before"] == weights(user / "v2")["after"]
+    known = forgotten_rows(tmu_jax.load("v3/model", TinyNet(3)))
+    np.testing.assert_array_equal(
+        known, np.union1d(gone, read_data().rows_of((user / "later.txt").read_text().split()))
+    )
     assert "twin model" not in capsys.readouterr().err
     assert [path.name for path in (user / "deletions").glob("after-*")] == ["after-2"]
 

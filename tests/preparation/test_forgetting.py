@@ -121,6 +121,12 @@ def test_a_request_of_several_classes_and_of_one_image(ready):
     assert 0 <= found.expected_accuracy.low <= found.expected_accuracy.high <= 100
 
 
+def test_the_cost_of_the_published_method_holds_its_curriculum_model(ready):
+    problem, twin = ready.problem(np.arange(20)), tmu_jax.METHODS["twin"]
+    work = twin.work(problem, RECIPE) + 2 * 0.2 * 200  # two epochs of a fifth of D
+    assert ready.share(twin, problem) == pytest.approx(work / (RECIPE.epochs * 180))
+
+
 def test_the_request_before_it_is_left_intact(ready):
     before = ready.train.indices.copy()
     forget(ready, FIRST, method="rewarm")

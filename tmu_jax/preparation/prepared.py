@@ -209,8 +209,11 @@ class Prepared:
         return self.original.training_recipe.epochs * len(self.train if problem is None else problem.retain)
 
     def share(self, method: Method, problem: ForgetProblem) -> float:
-        """What a method costs, as a share of a retraining, by images trained on."""
-        return method.work(problem, self.original.training_recipe) / self.retraining_work(problem)
+        """What a method costs, as a share of a retraining, by images trained on, of the published features too."""
+        work = method.work(problem, self.original.training_recipe)
+        if method.needs == "prediction":
+            work += DEFAULT_SETTINGS.curriculum_epochs * DEFAULT_SETTINGS.curriculum_share * len(problem.train)
+        return work / self.retraining_work(problem)
 
     def _all_forgotten(self) -> np.ndarray:
         return np.concatenate([*self.forgotten, np.zeros(0, np.int32)])
