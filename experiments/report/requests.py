@@ -162,8 +162,8 @@ def _foretold(within: Mapping[str, Results], scope: Scope) -> Table:
 def _labels(groups: Mapping[str, Results], scope: Scope) -> Table:
     """A row for each bank, and for each budget of a method that learns from its own rehearsal.
 
-    Labels that several methods share are the bank's; those of budgets see how well an image is known, too, unless they
-    come to the labels of the baselines.
+    Labels that several methods share are the bank's; those of budgets may see how well an image is known, too, which is
+    said where they differ from those of the baselines.
     """
     keys = ("predictor_accuracy", "predictor_auc", "predictor_brier", "expected_forget_accuracy")
     rows: dict[tuple[float | None, ...], tuple[str, ...]] = {}
@@ -178,7 +178,8 @@ def _labels(groups: Mapping[str, Results], scope: Scope) -> Table:
             first_variant, first_method = known.setdefault(labels, (variant, method))
             is_shared = first_method != method
             is_of_bank = is_shared or method == "bank_labels"
-            of_bank = "the bank" if first_variant == "default" else "the bank and what is known"
+            is_known = first_variant != "default" and "bank_labels" in groups["default"].methods
+            of_bank = "the bank and what is known" if is_known else "the bank"
             name = variant if variant.startswith("bank") else of_bank if is_of_bank else own
             if labels not in rows or is_shared:
                 rows[labels] = (name, *(text(one, key) for one, key in zip(found, keys, strict=True)))
