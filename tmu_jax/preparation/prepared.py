@@ -211,7 +211,7 @@ class Prepared:
     def share(self, method: Method, problem: ForgetProblem) -> float:
         """What a method costs, as a share of a retraining, by images trained on, of the published features too."""
         work = method.work(problem, self.original.training_recipe)
-        if method.needs == "prediction":
+        if method.needs == "prediction" and has_twin_problem(problem):
             work += DEFAULT_SETTINGS.curriculum_epochs * DEFAULT_SETTINGS.curriculum_share * len(problem.train)
         return work / self.retraining_work(problem)
 
