@@ -85,7 +85,7 @@ def test_the_defaults():
     assert shares == {"quick": 0.1, "fast": 0.02, "paper": 0.02}
     default = compare.Options()
     assert (default.part, default.methods, default.recipes) == (0.2, ("all",), ("published", SHIPPED))
-    assert (default.folds, default.repetitions, default.epochs_share) == (2, 2, 0.5)
+    assert (default.folds, default.repetitions, default.epochs_share, default.twin_model) == (2, 2, 0.5, False)
 
 
 def test_a_tuned_arm_runs_the_recipe_of_the_file(arms, data):

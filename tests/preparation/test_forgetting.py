@@ -211,6 +211,13 @@ def test_options_that_are_no_numbers_are_shown_and_a_start_that_is_not_there_is_
         forget(ready, [1, 2], method=from_twin)
 
 
+@pytest.mark.parametrize(("count", "sets"), [(10, 3), (20, 1)])
+def test_few_images_are_rehearsed_on_three_sets_where_so_many_are_held_out(ready, count, sets):
+    """Of 40 held out."""
+    found = forget(ready, np.arange(count), budget=0.3)
+    assert {(one.size, one.repeats) for one in found.prepared.rehearsals} == {(count, sets)}
+
+
 def test_auto_rehearses_where_nothing_was(ready):
     found = forget(ready, np.arange(20), budget=0.2)
     assert len(found.prepared.rehearsals) > 4

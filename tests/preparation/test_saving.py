@@ -8,6 +8,7 @@ import tmu_jax
 from tests.preparation.made import DATA, KEY
 from tests.tiny import TinyNet, tiny_data
 from tmu_jax import forget, load_prepared, save_prepared
+from tmu_jax.store import Saved, StageStore
 from tmu_jax.unlearning.unlearned import forgotten_rows
 
 
@@ -63,6 +64,16 @@ def test_other_images_damage_and_nothing_are_refused(after, tmp_path):
     save_prepared(after, tmp_path)
     with pytest.raises(ValueError, match="data is not what the preparation"):
         load_prepared(tmp_path, tiny_data(), TinyNet())
+    load = StageStore.load
+
+    def without_what_was_forgotten(self, name):
+        saved = load(self, name)
+        return Saved(saved.arrays, {key: value for key, value in saved.metadata.items() if key != "unlearned"})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StageStore, "load", without_what_was_forgotten)
+        with pytest.raises(ValueError, match="was kept by an earlier version"):
+            load_prepared(tmp_path, DATA, TinyNet())
     (tmp_path / "preparation" / "manifest.json").unlink()
     with pytest.raises(ValueError, match="was not finished, or was emptied"):
         load_prepared(tmp_path, DATA, TinyNet())

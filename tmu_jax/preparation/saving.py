@@ -76,7 +76,7 @@ def load_prepared(folder: pathlib.Path | str, data: Dataset, module: ModuleLike)
 
     Raises:
       FileNotFoundError: when there is none.
-      ValueError: when it is damaged, or of other images.
+      ValueError: when it is damaged, of other images, or kept by a version that does not say what its models forgot.
     """
     said: list[str] = []
     store = StageStore(folder, warn=said.append)
@@ -95,7 +95,12 @@ def load_prepared(folder: pathlib.Path | str, data: Dataset, module: ModuleLike)
     def part(name: str) -> Saved:
         return Saved(saved.arrays[name], parts[name])
 
-    unlearned = saved.metadata["unlearned"]
+    unlearned = saved.metadata.get("unlearned")
+    if unlearned is None:
+        raise ValueError(
+            f"folder={shown(str(folder))} was kept by an earlier version, which does not say what its models forgot; "
+            "prepare anew"
+        )
     read = {name: restored(unpack_model(part(name), module), unlearned[name]) for name in _MODELS if name in parts}
     models = [unpack_plain(BankModel, part(f"bank_{i}")) for i in range(saved.metadata["num_bank"])]
     settings = BankSettings(**saved.metadata["bank_settings"])
