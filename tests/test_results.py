@@ -65,7 +65,7 @@ def test_every_record_has_its_samples_and_the_table_would_compute_nothing(folder
 def test_the_report_is_what_the_records_give(folder, tmp_path, monkeypatch):
     # Pictures aside: to draw one takes longer than all the rest.
     monkeypatch.setattr(Figure, "savefig", lambda *args, **options: None)
-    for name in ("config.json", "results.jsonl", "samples.json.gz", "features.json"):
+    for name in ("config.json", "results.jsonl", "samples.json.gz", "features.json.gz"):
         if (folder / name).exists():
             shutil.copy(folder / name, tmp_path)
     body = (BODIES[read_config(folder)["experiment"]] or standard)(tmp_path)

@@ -10,6 +10,7 @@ from typing import Any
 from experiments.protocol.graph import Graph
 from experiments.protocol.requests import FLOORS
 from experiments.report.files import (
+    FEATURES,
     SAMPLES,
     packed,
     packed_features,
@@ -54,7 +55,7 @@ class RecordTable:
         self._read()
         if old := {cell_of(entry) for entry in self._features} - _resting(self.records):
             of = f"{len(old)} request{'s' if len(old) > 1 else ''}"
-            say(f"features.json: no record names the features of {of}; they are taken as they are")
+            say(f"{FEATURES}: no record names the features of {of}; they are taken as they are")
 
     def _read(self) -> None:
         output = self._output
@@ -132,12 +133,12 @@ class RecordTable:
         folder.mkdir(exist_ok=True)
         features = [packed_features(entry) for entry in self._features]
         samples = [packed(entry) for entry in self._samples]
-        for name, entries in (("features.json", features), (SAMPLES, samples)):
+        for name, entries in ((FEATURES, features), (SAMPLES, samples)):
             if entries:
                 write_whole(folder / name, "[\n" + ",\n".join(map(_line, entries)) + "\n]\n")
             else:
                 (folder / name).unlink(missing_ok=True)
-        (folder / "samples.json").unlink(missing_ok=True)  # As it was called before.
+            (folder / name).with_suffix("").unlink(missing_ok=True)  # As it was called before.
         shared = shared_by_arm(folder)
         records = [packed_record(record, shared) for record in self.records]
         write_whole(folder / "results.jsonl", "".join(_line(record) + "\n" for record in records))

@@ -48,7 +48,7 @@ def run(
     Args:
       arms: the settings of the run; several where it compares variants, each with a `variant` of its own.
       data: its data set.
-      output: the folder for config.json, results.jsonl, features.json and samples.json.gz.
+      output: the folder for config.json, results.jsonl, features.json.gz and samples.json.gz.
       config: what config.json says beside the settings (command, versions, device, shortfalls, …).
       console: where progress is shown.
       stages: the folder of checkpoints, which several runs may share; `output`/stages where None.

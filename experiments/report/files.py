@@ -21,7 +21,8 @@ _OBJECTS = {"seconds_by_part", "stage_by_part", "preparation", "debt", "options"
 _OBJECTS |= {"rehearsed_untouched", "recipe"}
 _IN_PARTS = ("distance", "probability")
 SAMPLES = "samples.json.gz"
-"""Answers on every forgotten image are most of a folder: a third in gzip, which pandas reads as well."""
+FEATURES = "features.json.gz"
+"""What is of every image is most of a folder: a third in gzip, which pandas reads as well."""
 _MOST_BYTES = 1 << 30
 _OF_ARM = ("experiment", "dataset", "preset", "arch", "num_train", "requests", "heldout_source")
 _OF_RECIPE = ("epochs", "augment")
@@ -86,9 +87,7 @@ def read_samples(output: pathlib.Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: it is not a list of entries with `SAMPLE_KEYS`, or an entry has fewer or more answers than labels.
     """
-    path = output / SAMPLES
-    if not path.exists():
-        path = output / "samples.json"  # Which is how they were written before.
+    path = _packed_or_plain(output / SAMPLES)
     entries = _entries(path, SAMPLE_KEYS)
     for number, entry in enumerate(entries, 2):
         entry["labels"] = _labels(entry["labels"], f"{path}, line {number}")
@@ -132,8 +131,8 @@ def _labels(runs: Any, where: str) -> list[int]:
 
 
 def read_features(output: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads `features.json`; none where there is no such file. Raises: as `read_samples`."""
-    entries = _entries(output / "features.json", FEATURE_KEYS, lists=FEATURE_KEYS[1:4])
+    """Reads `features.json.gz`; none where there is no such file. Raises: as `read_samples`."""
+    entries = _entries(_packed_or_plain(output / FEATURES), FEATURE_KEYS, lists=FEATURE_KEYS[1:4])
     for entry in entries:
         entry |= {key: _numbers(entry[key], 100_000) for key in FEATURE_KEYS[1:4]}
         # A text of bits; a list as it is, which is how it was written before.
@@ -142,9 +141,14 @@ def read_features(output: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def packed_features(entry: Record) -> dict[str, Any]:
-    """The same for an entry of features.json, whose features have five decimals."""
+    """The same for an entry of features.json.gz, whose features have five decimals."""
     parts = {key: [round(100_000 * value) for value in entry[key]] for key in FEATURE_KEYS[1:4]}
     return {**entry, **parts, "easy": "".join("1" if easy else "0" for easy in entry["easy"])}
+
+
+def _packed_or_plain(path: pathlib.Path) -> pathlib.Path:
+    """A file in gzip, or, where there is none, its plain one, which is how it was written before."""
+    return path if path.exists() else path.with_suffix("")
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:

@@ -102,7 +102,7 @@ def draw_features(entries: Sequence[Mapping[str, Any]], output: pathlib.Path) ->
     """Draws how the features of easy and of hard images are distributed, in the twin and in the original problem.
 
     Args:
-        entries: the content of `features.json`; all classes and seeds are pooled.
+        entries: the content of `features.json.gz`; all classes and seeds are pooled.
         output: the folder for `features.svg`.
 
     Returns:

@@ -1,7 +1,7 @@
 """A run's report: `report.md`, `report.html` and the pictures, and the last screen of its command.
 
 Reads `config.json`, `results.jsonl` and, where present, `samples.json.gz` (for the intervals of one seed) and
-`features.json`; needs no JAX. An experiment with a table of its own hands it over as a `Body`.
+`features.json.gz`; needs no JAX. An experiment with a table of its own hands it over as a `Body`.
 """
 
 import base64
@@ -45,7 +45,8 @@ def write_report(output: pathlib.Path, body: Body | None = None) -> pathlib.Path
     """Writes `report.md`, `report.html` and the pictures beside the records that they are made from.
 
     Args:
-        output: a run's folder with `config.json` and `results.jsonl`; `samples.json.gz`, `features.json` are optional.
+        output: a run's folder with `config.json` and `results.jsonl`; `samples.json.gz` and
+            `features.json.gz` are optional.
         body: the experiment's own; None: the comparison of methods.
 
     Returns:

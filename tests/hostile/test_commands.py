@@ -40,7 +40,7 @@ VALUES += (
     "~nobody/x",
 )
 values = st.sampled_from(VALUES) | texts | st.integers().map(str) | st.floats().map(str)
-FILES = ("config.json", "results.jsonl", "samples.json.gz", "features.json")
+FILES = ("config.json", "results.jsonl", "samples.json.gz", "features.json.gz")
 NETWORK = ("download", "plan_only", "ray")
 
 

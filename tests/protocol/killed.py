@@ -22,7 +22,7 @@ from tmu_jax.training import calls
 
 KINDS = ("state", "stage", "records", "report")
 """States of trainings, finished stages, the four files of records, report and pictures."""
-RECORDS = ("config.json", "features.json", "samples.json.gz", "results.jsonl")
+RECORDS = ("config.json", "features.json.gz", "samples.json.gz", "results.jsonl")
 CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "shutil.rmtree")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.protocol.records import PROVENANCE, RecordTable, with_run, write_whole
-from experiments.report.files import SAMPLES
+from experiments.report.files import FEATURES, SAMPLES
 
 CELL = {"variant": "default", "num_forget": 3, "ratio": "dataset", "request": "class 1", "seed": 0}
 FIRST = {"experiment": "test", **dict.fromkeys(PROVENANCE, "first")}
@@ -68,8 +68,9 @@ def table(tmp_path):
 
 
 def held(folder):
-    files = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("features", "config")}
-    files["samples"] = json.loads(gzip.decompress((folder / SAMPLES).read_bytes()))
+    packed = {"features": FEATURES, "samples": SAMPLES}
+    files = {name: json.loads(gzip.decompress((folder / file).read_bytes())) for name, file in packed.items()}
+    files["config"] = json.loads((folder / "config.json").read_text())
     return files | {"records": [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]}
 
 
@@ -151,7 +152,7 @@ def test_a_cell_without_the_features_that_it_rests_on_is_computed_anew(tmp_path,
     table.add(entries("retrain", GOLD)[0], [], entries("retrain", GOLD)[2])
     table.add(*entries("mine", "100"))
     table.add(*floors())
-    path = tmp_path / "features.json"
+    path = tmp_path / FEATURES
     before = held(tmp_path)["features"]
     path.unlink() if change is None else rewrite(path, [entry | change for entry in before])
     later = RecordTable(tmp_path, json.loads((tmp_path / "config.json").read_text()), say=said.append)
@@ -168,7 +169,7 @@ def test_of_two_methods_with_features_of_their_own_the_later_ones_stay(table, tm
     first, second = (record["features_sha256"] for record in table.records[:2])
     assert first != second
     assert opened(tmp_path, FIRST).missing(Asked()) == []
-    (tmp_path / "features.json").unlink()
+    (tmp_path / FEATURES).unlink()
     assert opened(tmp_path, FIRST).missing(Asked()) == ["retrain", "mine"]
 
 
@@ -177,7 +178,7 @@ def test_features_go_with_the_last_record_that_rests_on_them(table, tmp_path):
     for method, is_kept in {"mine": True, "retrain": False}.items():
         records, _, samples = entries(method, GOLD)
         table.add(records, [], samples)
-        assert (tmp_path / "features.json").exists() == is_kept
+        assert (tmp_path / FEATURES).exists() == is_kept
     assert opened(tmp_path, FIRST).missing(Asked()) == []
 
 
@@ -188,7 +189,7 @@ def test_features_of_records_that_do_not_name_them_are_taken_as_they_are(table, 
     said, config = [], json.loads((tmp_path / "config.json").read_text())
     assert RecordTable(tmp_path, config, say=said.append).missing(Asked()) == []
     (sentence,) = said
-    assert sentence == "features.json: no record names the features of 1 request; they are taken as they are"
+    assert sentence == f"{FEATURES}: no record names the features of 1 request; they are taken as they are"
     table.add(*entries("mine", "100"))
     RecordTable(tmp_path, config, say=said.append)
     assert len(said) == 1
@@ -245,10 +246,21 @@ def test_a_config_keeps_its_runs_and_takes_equal_ones_as_one(tmp_path):
     assert with_run(again, tmp_path) == again
 
 
-@pytest.mark.parametrize("name", ["results.jsonl", SAMPLES, "samples.json", "config.json"])
+@pytest.mark.parametrize("name", [SAMPLES, FEATURES])
+def test_a_plain_file_of_before_is_read_and_gives_way_to_the_packed_one(table, tmp_path, name):
+    before, packed = held(tmp_path), tmp_path / name
+    (tmp_path / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
+    packed.unlink()
+    later = opened(tmp_path, FIRST)
+    assert later.missing(Asked()) == []
+    later.add(*entries("mine", "100"))
+    assert not (tmp_path / packed.stem).exists()
+    assert held(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", SAMPLES, "samples.json", FEATURES, "features.json", "config.json"])
 def test_a_broken_file_is_named(table, tmp_path, name):
-    if name == "samples.json":
-        (tmp_path / SAMPLES).unlink()
+    (tmp_path / f"{name}.gz").unlink(missing_ok=True)  # A plain one is read where there is none in gzip.
     (tmp_path / name).write_text("null\n")
     with pytest.raises(ValueError, match=rf"{name}"):
         opened(tmp_path, FIRST)

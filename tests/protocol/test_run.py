@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import gzip
 import io
 import json
 import threading
@@ -21,7 +22,7 @@ from experiments.protocol.options import DEFAULT_METHODS
 from experiments.protocol.requests import make_requests
 from experiments.protocol.settings import Settings, check_output
 from experiments.report import write as report
-from experiments.report.files import read_records, read_samples
+from experiments.report.files import FEATURES, read_records, read_samples
 from tests.patching import patch_everywhere
 from tests.tiny import TinyNet, tiny_data
 from tmu_jax import training, twin
@@ -261,7 +262,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, data, tmp_path, 
     assert all(len(seen) > 2 for seen in others.values())
     # An interrupted file is within an interrupted `add`, and features come to it: not all of them count twice.
     assert 7 + len(others) < interruptions <= 7 + 2 * (len(others) + 1)
-    features = [json.loads((folder / "features.json").read_text()) for folder in (tmp_path, finished[0])]
+    features = [json.loads(gzip.decompress((folder / FEATURES).read_bytes())) for folder in (tmp_path, finished[0])]
     assert features[0] == features[1]
     assert without_times(records) == without_times(expected)
     stages = sorted(path.name.split("-")[0] for path in (tmp_path / "stages").glob("[!.]*"))
@@ -369,25 +370,29 @@ def test_a_changed_method_gets_new_records(data, tmp_path, monkeypatch):
 def test_the_labels_of_a_changed_code_replace_the_features_too(data, tmp_path, monkeypatch):
     small = settings(data, requests="each", classes=(1,), methods=("twin",))
     run(small, data, tmp_path)
-    path = tmp_path / "features.json"
-    before = path.read_text()
-    path.write_text(before.replace('"problem":"twin"', '"problem":"twin","stale":true'))
+    path = tmp_path / FEATURES
+    before = path.read_bytes()
+    stale = gzip.decompress(before).replace(b'"problem":"twin"', b'"problem":"twin","stale":true')
+    path.write_bytes(gzip.compress(stale))
     monkeypatch.setitem(VERSIONS, "prediction", VERSIONS["prediction"] + 1)
     run(small, data, tmp_path)
-    assert path.read_text() == before
+    assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", [lambda text: None, lambda text: text.replace("true", "false")])
+@pytest.mark.parametrize("damage", [None, (b'"easy":"', b'"easy":"1'), (b'"NF":[', b'"NF":[1,')], ids=str)
 def test_features_that_are_gone_or_another_runs_are_made_anew_from_the_stages(data, tmp_path, monkeypatch, damage):
     small = settings(data, requests="each", classes=(1,), methods=("twin",))
     run(small, data, tmp_path)
     patch_everywhere(monkeypatch, training.fit, lambda *args, **kwargs: pytest.fail("trained again"))
-    path = tmp_path / "features.json"
-    before = path.read_text()
-    found = damage(before)
-    path.unlink() if found is None else path.write_text(found)
+    path = tmp_path / FEATURES
+    before = path.read_bytes()
+    content = gzip.decompress(before)
+    path.unlink()
+    if damage is not None:
+        assert content.count(damage[0]) == 2
+        path.write_bytes(gzip.compress(content.replace(*damage)))
     run(small, data, tmp_path)
-    assert path.read_text() == before
+    assert path.read_bytes() == before
     # The run has nothing more to do.
     stamp = path.stat().st_mtime_ns
     run(small, data, tmp_path)
