@@ -22,6 +22,7 @@ from tmu_jax.training.recipe import Normalization, Recipe, Schedule, TrainedMode
 from tmu_jax.training.step import (
     Loss,
     TrainState,
+    are_finite,
     but_frozen,
     make_optimizer,
     train_step,
@@ -51,6 +52,7 @@ __all__ = [
     "Updates",
     "Variables",
     "apply",
+    "are_finite",
     "but_frozen",
     "check",
     "device_images",

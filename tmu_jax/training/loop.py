@@ -24,7 +24,14 @@ from tmu_jax.training.images import is_resident, one_hot, pixel_statistics
 from tmu_jax.training.linen import as_adapter, as_static
 from tmu_jax.training.module import fresh_bytes, init_variables
 from tmu_jax.training.recipe import Normalization, Recipe, TrainedModel
-from tmu_jax.training.step import Loss, TrainState, make_optimizer, train_steps, weighted_cross_entropy
+from tmu_jax.training.step import (
+    Loss,
+    TrainState,
+    are_finite,
+    make_optimizer,
+    train_steps,
+    weighted_cross_entropy,
+)
 from tmu_jax.training.stream import Stream
 from tmu_jax.training.updates import Recording, as_groups
 
@@ -145,7 +152,7 @@ def fit(
             if epoch + 1 >= recipe.epochs and (is_enough is None or is_enough(result)):
                 break
             at = Position(epoch + 1, losses=losses)
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(result["params"])):
+    if not are_finite(result["params"]):
         raise FloatingPointError(
             f"the parameters are not finite after step {steps} of epoch {epoch + 1}, the last, at learning rate "
             f"{rates[-1]:g}, on rows {name_some(map(str, rows[-1].tolist()))} of the pool; try a smaller learning_rate"

@@ -73,6 +73,12 @@ def weighted_cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.A
     return jnp.mean(weights * jnp.where(weights < 0, bounded, cross_entropy))
 
 
+@jax.jit
+def are_finite(params: Any) -> jax.Array:
+    """Whether all numbers of a tree are finite, in one program for its form: bool[]."""
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)], bool).all()
+
+
 def make_optimizer(
     optimizer: str | Optimizer, weight_decay: jax.Array | float, learning_rate: jax.Array | float = 1.0
 ) -> optax.GradientTransformation:

@@ -1,5 +1,6 @@
 """Projected gradient attacks as pure functions of one example, and the adversarial feature made from them."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -133,6 +134,7 @@ def attack_batch(
     return jax.vmap(attack)(images, labels, uphill)
 
 
+@functools.partial(jax.jit, static_argnames="order")
 def adversarial_cross_entropy(
     clean_logits: jax.Array,
     adversarial_logits: jax.Array,

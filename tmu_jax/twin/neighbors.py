@@ -117,14 +117,21 @@ def mean_nearest_distance(
     distances = nearest_distances(
         queries, bank, k=k, query_groups=query_groups, bank_groups=bank_groups, block_size=block_size
     )
-    finite = jnp.isfinite(distances)
-    num_finite = jnp.sum(finite, axis=1)
+    mean, num_finite = _mean_of_finite(distances)
     without = np.flatnonzero(np.asarray(num_finite) == 0)
     if without.size:
         raise ValueError(
             f"every query needs a bank row of its group; {without.size} have none, the first in row {without[0]}"
         )
-    return jnp.sum(jnp.where(finite, distances, 0.0), axis=1) / num_finite.astype(distances.dtype)
+    return mean
+
+
+@jax.jit
+def _mean_of_finite(distances: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Means of the finite numbers of each row [n], and how many those are [n]."""
+    finite = jnp.isfinite(distances)
+    num_finite = jnp.sum(finite, axis=1)
+    return jnp.sum(jnp.where(finite, distances, 0.0), axis=1) / num_finite.astype(distances.dtype), num_finite
 
 
 def _queries_together(num_bank: int) -> int:

@@ -122,6 +122,7 @@ def fit(
     return params
 
 
+@jax.jit
 def predict_probability(params: Params, features: jax.Array) -> jax.Array:
     """Probability of "easy" under a fitted predictor.
 

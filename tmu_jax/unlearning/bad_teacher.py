@@ -12,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from tmu_jax import devices
 from tmu_jax.data import ForgetProblem, Split
@@ -104,7 +105,7 @@ def relabel(problem: ForgetProblem, original: TrainedModel, key: jax.Array, reta
     count = max(1, round(retain_share * len(problem.retain)))
     retained = np.asarray(jax.random.permutation(draw_key, problem.retain.indices))[:count]
     targets = true_targets(problem)
-    targets[retained] = jax.nn.softmax(predict(original, Split(problem.pool, retained))[0])
+    targets[retained] = scipy.special.softmax(predict(original, Split(problem.pool, retained))[0], axis=1)
     targets[problem.forget.indices] = random_teacher(problem, original, teacher_key)
     stream = Stream((np.concatenate([retained, problem.forget.indices]),))
     return Relabelling(stream, targets, equal_weights(problem))

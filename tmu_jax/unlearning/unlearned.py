@@ -4,12 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tmu_jax.data.checks import name_some
-from tmu_jax.training import TrainedModel, Variables
+from tmu_jax.training import TrainedModel, Variables, are_finite
 from tmu_jax.twin import TwinPrediction
 
 _LABEL_TYPE = np.dtype([("index", np.int32), ("easy", np.bool_), ("probability", np.float32)])
@@ -117,7 +115,7 @@ def with_parameters(original: TrainedModel, params: Any, notes: Sequence[str] = 
     Raises:
       FloatingPointError: where one of them is not finite.
     """
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params)):
+    if not are_finite(params):
         raise FloatingPointError(
             "the parameters are not finite after the method's step; try smaller values of its options, and look "
             "whether the model's own outputs on these images are finite"
