@@ -31,6 +31,14 @@ def test_with_one_class_it_is_the_auc_and_its_chance_mann_and_whitneys():
     assert (found.forgotten, found.heldout) == (40, 90)
 
 
+@pytest.mark.parametrize("classes", range(1, 40))
+def test_ties_alone_are_one_half_however_many_classes_they_are_of(classes):
+    """Chance is exactly 0 then, so that rounding would lie beyond what it reaches."""
+    own, others = np.arange(classes), np.repeat(np.arange(classes), 3)
+    found = separation(np.ones(classes), np.ones(3 * classes), own, others)
+    assert (found.auc.value, found.chance) == (50, 0)
+
+
 @pytest.mark.parametrize("digits", [0, 2])
 def test_chance_is_what_sharing_out_within_classes_makes(digits):
     """By drawing who is forgotten anew within each class, 500 times."""

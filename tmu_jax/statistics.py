@@ -76,6 +76,7 @@ def separation(
         chance += share**2 * _null_variance(own, others)
         of_others = 1 - _share_below(own, others)
         spread += share**2 * (of_others.var(ddof=1) if m > 1 else 0.25) / m
+    area = round(area, 12)  # Of ties alone it is one half, and chance is exactly 0: no rounding may lie beyond that.
     everywhere = np.concatenate(placements)
     spread += (everywhere.var(ddof=1) if total > 1 else 0.25) / total
     return Separation(_around(area, np.sqrt(spread)), 100 * float(np.sqrt(chance)), total, compared)

@@ -92,9 +92,7 @@ class Graph:
     @functools.cached_property
     def heldout(self) -> np.ndarray:
         """Rows int32[n] of held-out images; augmented copies are no images of their own."""
-        problem = self.request.problem
-        rows = problem.heldout.indices
-        return np.intersect1d(rows, problem.test.indices) if problem.heldout_source == "test" else rows
+        return self.request.problem.heldout_images.indices
 
     def _prepared(self, **options: Any) -> Stage:
         settings, problem = self.settings, self.request.problem

@@ -133,6 +133,28 @@ def test_the_bounds_share_five_percent_among_the_statistical_checks():
         assert checks["probe"].high == pytest.approx(50 + one_sided * chance["probe"])
 
 
+def test_augmented_copies_are_no_unseen_images():
+    """Eq. 3 asks for more than there are, and copies fill up: they are not drawn independently, and are not counted."""
+    few = tmu_jax.data.from_arrays(
+        data().train_images, data().train_labels, data().test_images[::10], data().test_labels[::10]
+    )
+    asked = forget_indices(few, problem().forget.indices)
+    assert (
+        len(asked.heldout) > len(asked.heldout_images) == len(np.intersect1d(asked.heldout.indices, asked.test.indices))
+    )
+    document = tmu_jax.audit(asked, gold(), original=original()).document
+    assert document["measured"]["heldout"]["label"] == asked.heldout_images.labels.tolist()
+    counts = np.bincount(asked.heldout_images.labels, minlength=10)[list(asked.target_classes)]
+    assert tmu_jax.look(asked, original())["heldout_images"].value == counts.min()
+
+
+def test_bounds_of_a_single_image_lie_between_0_and_100():
+    alone = forget_indices(data(), [3], ratio="all")
+    found = {check.name: check for check in tmu_jax.audit(alone, gold(), original=original()).checks}
+    assert (found["membership"].low, found["membership"].high) == (0, 100)
+    assert found["membership"].status == "cannot tell"
+
+
 def test_without_held_out_images_nothing_can_be_told():
     alone = dataclasses.replace(problem(), heldout=Split(problem().pool, problem().heldout.indices[:0]))
     found = tmu_jax.audit(alone, gold(), original=original())
@@ -165,7 +187,9 @@ def test_a_request_is_looked_at_without_a_preparation():
     assert found.document["about"]["alike"] is False
     assert found.outcome == "nothing shown"
     assert "no random draw of its classes" in str(found)
-    assert tmu_jax.audit(problem(), gold(), original=original()).document["about"]["alike"] is True
+    drawn = tmu_jax.audit(problem(), gold(), original=original())
+    assert drawn.document["about"]["alike"] is True
+    assert f"AUC {drawn.document['about']['likeness']:.0f} at most, beside the 50" in str(drawn)
 
 
 def test_a_request_by_a_preparation(tmp_path):

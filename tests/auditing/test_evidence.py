@@ -16,6 +16,7 @@ from tests.auditing.made import audited, data, original, problem, retrained
 from tmu_jax.auditing.audits import Audit
 from tmu_jax.auditing.evidence import canonical, parse, salted, sign
 from tmu_jax.auditing.page import render
+from tmu_jax.data.copies import copies_note
 from tmu_jax.requests import Copies
 from tmu_jax.training.saving import save_model, state_of, weights_digest
 
@@ -76,7 +77,9 @@ def test_no_id_and_no_salt_stands_in_a_file(written):
 def test_no_image_that_a_note_names_stands_in_a_file(tmp_path):
     """Neither the requester's, nor others' that look alike; what the method has to say of itself does."""
     named = dataclasses.replace(problem(), notes=("user/3.png is equal to other/77.png",))
-    found = dataclasses.replace(retrained(), notes=(*named.notes, "its own note"))
+    # As `forget` and `unlearn` add it to a result, whose request does not carry it.
+    of_result = copies_note(np.array([[3, 77]]), names=lambda row: f"other/{row}.png")
+    found = dataclasses.replace(retrained(), notes=(*named.notes, *of_result, "its own note"))
     pair = np.array([[named.forget.indices[3], named.retain.indices[7]]], np.int32)
     audit = tmu_jax.audit(named, found, ids=IDS, copies=Copies(pair, pair[:0], np.zeros(0, np.float32), None))
     for path in audit.write(tmp_path / "a.html", tmp_path / "e.json")[:2]:

@@ -228,6 +228,7 @@ def test_a_copy_that_stays_fails_the_audit_and_its_request_is_closed_when_the_us
     assert main(FIRST) == 3
     said = capsys.readouterr().out
     assert "failed: copies" in said
+    assert "stays open for its copies alone" in " ".join(said.split())
     assert "equal pixels" in (user / "v2/copies.csv").read_text()
     assert tmu_jax.Ledger("deletions").requests[0].state == "open"
     assert main([*FIRST, "--accept"]) == 3

@@ -58,7 +58,13 @@ def test_an_untouched_model_has_forgotten_nothing_whatever_is_expected():
 
 @pytest.mark.parametrize(
     ("known", "left", "state"),
-    [(6.0, 6.0, "nothing forgotten"), (6.0, 2.0, "forgotten"), (6.0, 3.2, "partly"), (2.0, 2.1, "forgotten")],
+    [
+        (6.0, 6.0, "nothing forgotten"),
+        (6.0, 2.0, "forgotten"),
+        (6.0, 3.2, "partly"),
+        (2.0, 2.02, "forgotten"),
+        (2.0, 6.0, "nothing forgotten"),
+    ],
 )
 def test_where_accuracy_says_nothing_margins_do(known, left, state):
     """All are right, before and after, as gold is expected to be; margins of held-out images lie between 2 and 3."""
@@ -69,6 +75,17 @@ def test_where_accuracy_says_nothing_margins_do(known, left, state):
     found = judge(before, after, LABELS, gold(100), (heldout, heldout, LABELS))
     assert found.state == state
     assert "AUC" in found.sentence
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_of_so_few_images_that_margins_cannot_tell_nothing_is_claimed(count):
+    """Known by heart, and hardly changed: chance reaches an AUC of 100 for one image, of 73 for six."""
+    heldout, labels = right_on(100, seed=2), np.zeros(count, int)
+    before, known = right_on(count, count, margin=6.0), right_on(count, count, margin=2.2)
+    for one in (before, known)[count > 1 :]:
+        found = judge(one, one + 1e-6 * np.eye(2)[0], labels, gold(100), (heldout, heldout, LABELS))
+        assert found.state == "partly"
+        assert "cannot be told" in found.sentence
 
 
 def test_where_nothing_is_known_of_gold():

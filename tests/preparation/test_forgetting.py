@@ -12,7 +12,9 @@ from tests.patching import patch_everywhere
 from tests.preparation.made import CALL, DATA, RECIPE, gathered_rows
 from tests.tiny import TinyNet, tiny_data
 from tmu_jax import forget, refresh, training
+from tmu_jax.command.planning import of_request
 from tmu_jax.preparation import Estimate, judging
+from tmu_jax.preparation.choosing import is_rehearsed
 from tmu_jax.preparation.judging import expected_accuracy
 from tmu_jax.preparation.rehearsal import Rehearsal
 from tmu_jax.training import predict
@@ -172,6 +174,20 @@ def test_auto_takes_the_best_rehearsal_within_the_budget(ready):
     assert found.method.startswith("soft_twin")
     assert found.rehearsal is tried[1]
     assert "rehearsed: agreement 80.0" in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("count", "budget", "is_new"),
+    [(20, 0.2, False), (20, 0.9, True), (2, 0.2, True)],
+    ids=["as before", "a larger budget", "another size"],
+)
+def test_a_plan_shows_the_rehearsals_that_auto_will_make(ready, count, budget, is_new):
+    """Those at hand are for twenty images, more or less, within a fifth of a retraining."""
+    known = dataclasses.replace(ready, rehearsals=(rehearsal("rewarm", 30, peak=0.5),))
+    problem = known.problem(np.arange(count))
+    parts = of_request(problem, known.model, "auto", budget, 2, known)
+    assert [name.startswith("rehearsals of") for name, _ in parts] == [True] * is_new + [False]
+    assert is_rehearsed(known, problem, budget, alike=True) != is_new
 
 
 def test_auto_takes_what_is_cheaper_where_it_rehearsed_better(ready):

@@ -85,3 +85,17 @@ def test_a_ledger_takes_near_copies_along_and_lists_them_by_id(tmp_path, pixels)
     )
     taken = Ledger(tmp_path / "b").request(data, ["3.png"], model=pixels, with_copies=True)
     assert sorted(taken.forget.indices.tolist()) == [3, 11, 20, 33]
+
+
+def test_a_request_that_took_near_copies_along_is_found_again_as_it_is(tmp_path, pixels):
+    """Frame after frame of a film: the copy that was taken along has a near copy of its own, which was not."""
+    images, signs = DATA.train_images.copy(), np.random.default_rng(5).choice([-9, 9], (2, 4, 4, 3))
+    frames = images[0] + np.cumsum(signs, axis=0)
+    images[1:3] = np.clip(frames, 0, 255)
+    labels = DATA.train_labels.copy()
+    labels[1:3] = labels[0]
+    film = dataclasses.replace(DATA, train_images=images, train_labels=labels)
+    assert 2 in find_copies(problem_of(film, [0, 1]), pixels).rows
+    ledger = Ledger(tmp_path)
+    for _ in range(2):
+        assert ledger.request(film, [0], model=pixels, with_copies=True).forget.indices.tolist() == [0, 1]

@@ -235,6 +235,9 @@ def test_what_does_not_close_a_request(ledger, original, tmp_path):
         ledger.close(other, untouched)
     with pytest.raises(TypeError, match="not a TrainedModel"):
         ledger.close(problem, original)
+    read = tmu_jax.load(retrained(problem, original).save(tmp_path / "saved"), original.module)
+    with pytest.raises(ValueError, match="result does not hold the model before"):
+        ledger.close(problem, read)
     with pytest.raises(ValueError, match="the number None, which is no request"):
         ledger.close(tmu_jax.data.forget_indices(NAMED, range(4)), untouched)
     stranger = Ledger(tmp_path / "another")

@@ -182,6 +182,7 @@ def audit(
     if second_gold is not None and gold is None:
         raise ValueError("second_gold has no use without gold; give both, or gold alone")
     known_ids = _ids(ids, problem)
+    problem = dataclasses.replace(problem, heldout=problem.heldout_images)
     with Stopwatch() as watch:
         prediction = model.prediction if isinstance(model, UnlearnedModel) else None
         if isinstance(result, Forgotten):

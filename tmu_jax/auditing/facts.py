@@ -11,6 +11,7 @@ import tmu_jax
 from tmu_jax import devices
 from tmu_jax.auditing.reading import LEVEL
 from tmu_jax.data import ForgetProblem
+from tmu_jax.data.copies import is_copies_note
 from tmu_jax.preparation import Forgotten, Prepared, look
 from tmu_jax.requests import Copies, find_copies
 from tmu_jax.training import TrainedModel
@@ -63,10 +64,10 @@ def settings(
     notes = model.notes if isinstance(model, UnlearnedModel) else ()
     if isinstance(result, Forgotten):
         method, notes = result.method, result.notes
+    # Those of the request may name images, others' too; the files go to people who must not learn of them.
     return {
         "method": method,
-        # Those of the request may name images, others' too; the files go to people who must not learn of them.
-        "notes": [note for note in notes if note not in problem.notes],
+        "notes": [note for note in notes if note not in problem.notes and not is_copies_note(note)],
         "training": pack_recipe(model.recipe),
         "audit": {"seed": seed, "level": LEVEL},
     }

@@ -226,7 +226,7 @@ def _told_apart(measured: Mapping[str, Any], score: str, name: str, tail: float,
     if after is None or before is None:
         sentence = f"There are too few held-out images of the forgotten classes to try {_WORDS[name]}."
         return Check(name, "cannot tell", 50.0, None, None, "AUC, %", sentence)
-    low, high = 50 - width * after.chance, 50 + width * after.chance
+    low, high = max(0.0, 50 - width * after.chance), min(100.0, 50 + width * after.chance)
     value = after.auc.value
     told = (
         f"By {_WORDS[name]} forgotten images are told from unseen ones of their class with AUC {value:.1f} (before: "

@@ -41,6 +41,12 @@ def not_shown(document: Mapping[str, Any]) -> tuple[str, ...]:
             "The forgotten images are taken to be a random draw of their classes, as the held-out ones are; that could "
             "not be told. If they are not, membership, accuracy and probe do not say what they seem to say."
         )
+    elif about["alike"] and about["likeness"] is not None:
+        sentences.append(
+            f"The forgotten images pass for a random draw of their classes: told from others with AUC "
+            f"{about['likeness']:.0f} at most, beside the 50 that the bounds are made for. A request that is by nature "
+            "so much harder or easier can fail, or pass, membership and accuracy for that alone."
+        )
     elif not about["alike"]:
         sentences.append(
             "The forgotten images are no random draw of their classes, so comparing them with held-out images shows "

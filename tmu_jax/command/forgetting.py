@@ -191,6 +191,11 @@ def _summary(
     lines.append(f"the salt of the evidence's ids: {salt} (for the requester alone)")
     if chosen.key is None:
         lines.append("the evidence is not signed; --key signs it")
-    if failed and not chosen.accept:
+    if failed and not chosen.accept and [check.name for check in failed] == ["copies"]:
+        lines += [
+            f"request {own.number} stays open for its copies alone, which no --method takes away: --accept closes it, "
+            "and a second request with their ids, from copies.csv, removes them"
+        ]
+    elif failed and not chosen.accept:
         lines += [*_open_still(own), "  or --accept to close it as it is"]
     return lines

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RefusedError, OSError) as error:  # A disk that fills up says itself where.
         return _complain(str(error), REFUSED, is_debug)
     except KeyboardInterrupt:
-        return _complain("stopped; the same command goes on with what was at work", INTERRUPTED, is_debug)
+        return _complain("stopped; the same command goes on with what was kept", INTERRUPTED, is_debug)
     except Exception as error:
         words = f"{type(error).__name__}: {error}"
         return _complain(f"unexpected {words[:500]} (--debug shows where it came from)", UNEXPECTED, is_debug)

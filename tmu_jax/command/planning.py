@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from tmu_jax.command.inputs import about
 from tmu_jax.data import ForgetProblem, Split
+from tmu_jax.preparation.choosing import is_rehearsed
 from tmu_jax.preparation.grid import LEARN_FROM, candidates, repeats_of
 from tmu_jax.preparation.prepared import Prepared
 from tmu_jax.stages import Stage
@@ -87,7 +88,8 @@ def of_request(
     with about("--budget", budget):
         tried = candidates(model.training_recipe, *sizes, budget, LEARN_FROM if folds else ("rehearsal",))
     parts = [("the unlearning", budget * retraining)]
-    if prepared is None or not prepared.rehearsals:
+    # Whether the request is a random draw, which rehearsals with held-out images need, is not known yet.
+    if prepared is None or not is_rehearsed(prepared, problem, budget, alike=True):
         heldout = min(1000, len(problem.test) // 2) if prepared is None else len(prepared.heldout)
         times = repeats_of(len(problem.forget), heldout)
         work = times * sum(one.work(problem) for one in tried)

@@ -8,6 +8,8 @@ from tmu_jax.data.checks import name_some
 from tmu_jax.data.demand import chunks
 from tmu_jax.data.types import ForgetProblem
 
+_CONSEQUENCE = "the model goes on learning what they show."
+
 
 def exact_copies(problem: ForgetProblem) -> np.ndarray:
     """Images that stay in training, or are held out, with the very pixels of a forgotten one; whatever their labels.
@@ -43,4 +45,9 @@ def copies_note(pairs: np.ndarray, what: str = "equal to", names: Callable[[int]
         return ()
     listed = [f"{names(copy)} of {names(row)}" for row, copy in pairs.tolist()]
     images = "1 image that stays is" if len(pairs) == 1 else f"{len(pairs)} images that stay are"
-    return (f"{images} {what} forgotten ones ({name_some(listed)}): the model goes on learning what they show.",)
+    return (f"{images} {what} forgotten ones ({name_some(listed)}): {_CONSEQUENCE}",)
+
+
+def is_copies_note(sentence: str) -> bool:
+    """Whether a sentence is one of `copies_note`, which names images."""
+    return sentence.endswith(_CONSEQUENCE)

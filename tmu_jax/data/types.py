@@ -222,6 +222,13 @@ class ForgetProblem:
     def num_classes(self) -> int:
         return self.pool.num_classes
 
+    @property
+    def heldout_images(self) -> Split:
+        """`heldout` without augmented copies, which are no images of their own: no statistics may count them."""
+        if self.heldout_source != "test":
+            return self.heldout
+        return Split(self.pool, np.intersect1d(self.heldout.indices, self.test.indices))
+
     def __repr__(self) -> str:
         return (
             f"ForgetProblem(forget {len(self.forget)} of {len(self.train)} training images, "

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tmu_jax.evaluation.metrics import correct, membership_auc
+from tmu_jax.statistics import UNLIKE
 
 State = Literal["forgotten", "partly", "nothing forgotten"]
 LEAST_POINTS = 5.0
@@ -117,6 +118,11 @@ def _by_margins(
     numbers += f"; margins tell them from held-out images with AUC {was:.0f} before, {now:.0f} after"
     if was - 50 > tolerance:
         return _state(was - 50, now - 50, tolerance, numbers)
+    if now - 50 > tolerance:
+        return Outcome("nothing forgotten", f"nothing was forgotten: {numbers}")
+    if tolerance > UNLIKE:
+        words = f"how much was forgotten cannot be told: {numbers}, and of so few images chance reaches {tolerance:.0f}"
+        return Outcome("partly", f"{words} points")
     return Outcome("forgotten", f"forgotten, though it hardly showed before either: {numbers}")
 
 

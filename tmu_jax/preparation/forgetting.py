@@ -14,11 +14,12 @@ from tmu_jax.data import ForgetProblem
 from tmu_jax.data.copies import copies_note, exact_copies
 from tmu_jax.evaluation.metrics import accuracy
 from tmu_jax.evaluation.outcome import LEAST_POINTS, State
+from tmu_jax.preparation.choosing import choose, nearest
 from tmu_jax.preparation.datamodels import datamodels_of
 from tmu_jax.preparation.estimates import Estimate
 from tmu_jax.preparation.findings import Findings
 from tmu_jax.preparation.foretelling import InRequest
-from tmu_jax.preparation.grid import candidates, rehearse_candidates, repeats_of
+from tmu_jax.preparation.grid import candidates
 from tmu_jax.preparation.judging import expected_accuracy, expected_of_gold, outcome_of, recipe_note, size_note
 from tmu_jax.preparation.looking import look
 from tmu_jax.preparation.prepared import Prepared
@@ -28,7 +29,7 @@ from tmu_jax.text import ascii_text, html_table, option_words
 from tmu_jax.training import predict
 from tmu_jax.training.recipe import Format
 from tmu_jax.twin import TwinPrediction
-from tmu_jax.unlearning import METHODS, Method, MethodName, UnlearnedModel, as_method
+from tmu_jax.unlearning import Method, MethodName, UnlearnedModel, as_method
 
 MOST_ROUNDS = 8
 """How often a method is applied to its own result until nothing of a whole class is recognised."""
@@ -258,43 +259,3 @@ def _chosen(
         return prepared, as_method(rehearsal.method).configured(None, rehearsal.options), rehearsal
     found = candidates(prepared.original.training_recipe, len(problem.retain), len(problem.forget), budget, ())
     return prepared, next(method for method in found if method.options["peak"] == 1.0), None
-
-
-def choose(
-    prepared: Prepared,
-    problem: ForgetProblem,
-    budget: float,
-    alike: bool,
-    progress: Callable[[str], Progress] | None = None,
-) -> tuple[Prepared, Rehearsal]:
-    """The best rehearsed recipe within a budget; rehearses where none of this size spends at least half of it.
-
-    Returns:
-      The preparation with its rehearsals, and the one that is best, whatever it costs within the budget.
-    """
-    sizes = len(problem.retain), len(problem.forget)
-    size = min(sizes[1], len(prepared.heldout))
-
-    def fitting() -> list[tuple[float, Rehearsal]]:
-        """Each with its cost, as a share of a retraining."""
-        ours = [one for one in prepared.rehearsals if one.method in METHODS]  # There may be others of a user's own.
-        known = [(as_method(one.method).configured(None, one.options), one) for one in ours]
-        found = [
-            (prepared.share(method, problem), one)
-            for method, one in known
-            if size / 2 <= one.size <= size * 2 and (alike or method.needs is None) and one.recipe == method.own_recipe
-        ]
-        return [(cost, one) for cost, one in found if cost <= 1.05 * budget]
-
-    if not any(cost > budget / 2 for cost, _ in fitting()):
-        repeats = repeats_of(size, len(prepared.heldout))
-        found = rehearse_candidates(prepared, budget, size, sizes, repeats=repeats, alike=alike, progress=progress)
-        prepared = dataclasses.replace(prepared, rehearsals=(*prepared.rehearsals, *found))
-    return prepared, min((one for _, one in fitting()), key=lambda rehearsal: rehearsal.misalignment)
-
-
-def nearest(prepared: Prepared, method: Method, size: int) -> Rehearsal | None:
-    """The rehearsal of this very recipe that is nearest in size."""
-    recipe = (method.name, dict(method.options), method.own_recipe)
-    same = [one for one in prepared.rehearsals if (one.method, one.options, one.recipe) == recipe]
-    return min(same, key=lambda one: abs(math.log(one.size / size)), default=None)

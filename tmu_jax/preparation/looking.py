@@ -1,5 +1,6 @@
 """Looking at a request before anything is done: what methods assume of it, and what may be claimed afterwards."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -67,6 +68,7 @@ def look(problem: ForgetProblem, prepared_or_model: Prepared | TrainedModel) -> 
         return Findings((draw, unseen, *_of_classes(problem)))
     if not isinstance(prepared_or_model, TrainedModel):
         raise TypeError(f"prepared_or_model must be from prepare() or train(), got {type(prepared_or_model).__name__}")
+    problem = dataclasses.replace(problem, heldout=problem.heldout_images)
     model = _before_the_request(problem, prepared_or_model)
     return Findings((_draw_by_model(problem, model), _unseen_by_model(problem, model), *_of_classes(problem)))
 

@@ -121,7 +121,9 @@ class Ledger:
                 )
 
             problem = problem_of(forget)
-            copies = find_copies(problem, model)
+            has_taken = own is not None and len(own.images) > own.num_asked
+            # Of what was taken along the equal ones alone: likeness would spread.
+            copies = find_copies(problem, None if has_taken else model)
             while with_copies and len(taken := copies.rows[copies.rows < len(data.train_labels)]):
                 if own is not None:
                     raise ValueError(
@@ -130,7 +132,7 @@ class Ledger:
                     )
                 forget = np.concatenate([forget, taken])
                 problem = problem_of(forget)
-                copies = find_copies(problem)  # Of what was taken along the equal ones alone: likeness would spread.
+                copies = find_copies(problem)
             if own is None:
                 staying = copies.rows[copies.rows < len(data.train_labels)]
                 own = _opened(hashed, rows, forget, staying, 1 + len(requests))
@@ -160,7 +162,12 @@ class Ledger:
         with self._book.locked():
             salt, requests = self._read()
             own = self._own(problem, salt, requests)
-            if model.original is None or set(model.forget_indices.tolist()) != set(problem.forget.indices.tolist()):  # type: ignore[union-attr]
+            if model.original is None:
+                raise ValueError(
+                    "result does not hold the model before, as a model that was saved and read does not; close the "
+                    "request before saving, with what forget() or unlearn() returned"
+                )
+            if set(model.forget_indices.tolist()) != set(problem.forget.indices.tolist()):  # type: ignore[union-attr]
                 raise ValueError(f"result is of a model that forgot other images than request {own.number} asks for")
             state, sentence = _outcome(problem, result)
             if state == "nothing forgotten":
