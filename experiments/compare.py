@@ -16,9 +16,8 @@ and of other trainings with --twin-model (`results/compare-known-cifar10-5000-sm
 
     rewarm_twin, tuned: gap 1.9, agreement 73.3, distance .397 (a second gold: 0.9, 72.7, .413)
 
-Of all of it (`results/compare-cifar10-small-resnet-cpu`, without `fisher`, `influence`,
-`ntk` and four more), 95 and 103 minutes a seed beside
-other work:
+Of all of it (`results/compare-cifar10-small-resnet-cpu`, without `fisher`, `influence`, `ntk` and four more), 95
+and 103 minutes a seed beside other work:
 
     python -m experiments.compare --preset fast --arch small_resnet --scenarios random --seeds 0 1
 
