@@ -125,9 +125,6 @@ def stages() -> dict[str, Stage]:
             # At their rates Adam goes far along rounding noise: the gradient of a bias before batch norm.
             if name in ("unsir", "datamodel_matching"):
                 method = method.configured(dataclasses.replace(RECIPE, epochs=1))
-            # So is what 20 iterations in float32 leave of its system at its own ridge.
-            if name == "ntk":
-                method = method.configured(None, {"ridge": 0.1})
             found[name] = method.stage(problem, keeping if method.needs_updates else original, key, labels)
     one_cycle = dataclasses.replace(RECIPE, schedule="onecycle")
     cycled = dataclasses.replace(

@@ -45,9 +45,6 @@ def check_equal(found, expected):
             # Adam takes full steps along what is rounding noise, the gradient of a bias before batch norm: a parameter
             # that no answer depends on.
             close = 1e-4
-        elif name.removeprefix("outputs of ").startswith(("influence", "ntk")):
-            # Conjugate gradients carry rounding from product to product, and their systems are ill-conditioned.
-            close = 5e-4
         np.testing.assert_allclose(found[name], expected[name], rtol=close, atol=close, err_msg=name)
 
 

@@ -120,4 +120,5 @@ influence = Method(
     },
     check=check,
     draws=draws,
+    version=2,
 )

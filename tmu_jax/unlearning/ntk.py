@@ -153,4 +153,5 @@ ntk = Method(
     options={"ridge": 5e-4, "iterations": 20, "scale": 1.0, "retained": 0, "noise": 0.0},
     check=check,
     draws=draws,
+    version=2,
 )
