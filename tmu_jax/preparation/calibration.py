@@ -221,7 +221,7 @@ def _fit(inputs: np.ndarray, targets: np.ndarray) -> object:
     mean = float(targets.mean())
     if min(mean, 1 - mean) < _SMALL:
         return (targets.sum() + 0.5) / (len(targets) + 1)
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    model = make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky", max_iter=1000))
     outcomes = np.repeat([1, 0], len(targets))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
