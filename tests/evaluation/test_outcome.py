@@ -77,6 +77,29 @@ def test_where_accuracy_says_nothing_margins_do(known, left, state):
     assert "AUC" in found.sentence
 
 
+def test_images_of_an_easy_class_are_compared_with_that_class():
+    """Drawn as the held-out images are, nine of ten of the class with the larger margins: nothing is left to see."""
+    labels, heldout_labels = np.repeat([0, 1], [180, 20]), np.repeat([0, 1], [100, 100])
+
+    def drawn(labels, seed):
+        sure = np.where(labels == 0, 6.0, 2.0) + np.random.default_rng(seed).random(len(labels))
+        return np.where(np.arange(2) == labels[:, None], sure[:, None], 0.0)
+
+    heldout = (drawn(heldout_labels, 0), drawn(heldout_labels, 1), heldout_labels)
+    found = judge(drawn(labels, 2), drawn(labels, 3), labels, gold(100), heldout)
+    assert found.state == "forgotten"
+    known = drawn(labels, 2) + 3.0 * np.eye(2)[labels]
+    assert judge(known, drawn(labels, 3), labels, gold(100), heldout).state == "forgotten"
+    assert judge(known, known + 1e-6 * np.eye(2)[0], labels, gold(100), heldout).state == "nothing forgotten"
+
+
+def test_without_a_held_out_image_of_its_classes_it_cannot_be_told():
+    heldout = right_on(100, seed=2)
+    found = judge(right_on(100), right_on(100, seed=3), LABELS, gold(100), (heldout, heldout, np.ones(100, int)))
+    assert found.state == "partly"
+    assert "cannot be told" in found.sentence
+
+
 @pytest.mark.parametrize("count", [1, 6])
 def test_of_so_few_images_that_margins_cannot_tell_nothing_is_claimed(count):
     """Known by heart, and hardly changed: chance reaches an AUC of 100 for one image, of 73 for six."""

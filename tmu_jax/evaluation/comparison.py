@@ -170,7 +170,7 @@ def prediction_quality(
 
     Returns:
       The quality on D_f and on D_test; the latter is None for whole classes, which have no twin problem, and where the
-      prediction has nothing to say of D_test.
+      prediction is of other held-out images, or of none.
     """
     chosen = _of_class(problem.forget.labels, target_class)
     labels = problem.forget.labels[chosen]
@@ -180,7 +180,7 @@ def prediction_quality(
     heldout_labels = problem.heldout.labels
     heldout_labels = heldout_labels[~np.isin(heldout_labels, problem.whole_classes)]
     chosen = _of_class(heldout_labels, target_class)
-    if not chosen.any() or not len(prediction.heldout_easy):
+    if not chosen.any() or len(prediction.heldout_easy) != len(chosen):
         return on_forget, None
     return on_forget, predictor_quality(
         prediction.heldout_probability[chosen],
@@ -223,17 +223,28 @@ def evaluate(
     unlearned = model if isinstance(model, UnlearnedModel) else None
     if of_gold is not None:
         original = unlearned.original if unlearned is not None else None
+        of_original = None if original is None else outputs(original, problem)
         found_floors = compare_floors(
             problem,
             of_gold,
-            None if original is None else outputs(original, problem),
+            of_original,
             None if second_gold is None else outputs(second_gold, problem),
             target_class,
         )
         if unlearned is not None and unlearned.prediction is not None:
             on_forget, on_heldout = prediction_quality(problem, unlearned.prediction, of_gold, target_class)
+            if on_heldout is not None and of_original is not None:
+                is_of_ours = _is_of_heldout(problem, unlearned.prediction, of_original)
+                on_heldout = on_heldout if is_of_ours else None
     name = unlearned.method if unlearned is not None else ""
     return Evaluation(name, found, outside, found_floors, on_forget, on_heldout, model.seconds)
+
+
+def _is_of_heldout(problem: ForgetProblem, prediction: TwinPrediction, original: Outputs) -> bool:
+    """Whether a prediction is of these held-out images: `forget` takes the preparation's in place of the request's."""
+    stays = ~np.isin(problem.heldout.labels, problem.whole_classes)
+    right = metrics.correct(original.heldout[stays], problem.heldout.labels[stays])
+    return np.array_equal(right, prediction.heldout_easy)
 
 
 def _of_class(labels: np.ndarray, target_class: int | None) -> np.ndarray:

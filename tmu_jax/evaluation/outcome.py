@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tmu_jax.evaluation.metrics import correct, membership_auc
-from tmu_jax.statistics import UNLIKE
+from tmu_jax.evaluation.metrics import correct, margins
+from tmu_jax.statistics import UNLIKE, separation
 
 State = Literal["forgotten", "partly", "nothing forgotten"]
 LEAST_POINTS = 5.0
@@ -55,7 +55,7 @@ def judge(
     """Whether a model has forgotten images, by what a gold model is expected to get right of them.
 
     Where the original is no more right on them than gold is expected to be, accuracy says nothing, and the margins do:
-    how well they tell forgotten images from held-out ones, before and after.
+    how well they tell forgotten images from held-out ones of the same class, before and after.
 
     Args:
       before: float[n, classes], logits of the original on D_f.
@@ -95,9 +95,6 @@ def judge(
         return _state(excess, left, tolerance, numbers)
     if left > tolerance:
         return Outcome("nothing forgotten", f"nothing was forgotten: {numbers}")
-    if heldout is None:
-        words = f"how much was forgotten cannot be told: {numbers}, and that is no more than chance apart"
-        return Outcome("partly", words)
     return _by_margins(before, after, labels, heldout, numbers)
 
 
@@ -105,17 +102,22 @@ def _by_margins(
     before: ArrayLike,
     after: ArrayLike,
     labels: ArrayLike,
-    heldout: tuple[ArrayLike, ArrayLike, ArrayLike],
+    heldout: tuple[ArrayLike, ArrayLike, ArrayLike] | None,
     numbers: str,
 ) -> Outcome:
-    """The same by how well margins tell D_f from held-out images; arguments as in `judge`."""
-    of_heldout = heldout[2]
-    was, now = (
-        membership_auc(ours, labels, theirs, of_heldout) for ours, theirs in ((before, heldout[0]), (after, heldout[1]))
-    )
-    sizes = len(np.asarray(labels)), len(np.asarray(of_heldout))
-    tolerance = max(LEAST_POINTS, _Z * 100 * math.sqrt((sum(sizes) + 1) / (12 * sizes[0] * sizes[1])))
-    numbers += f"; margins tell them from held-out images with AUC {was:.0f} before, {now:.0f} after"
+    """The same by how well margins tell D_f from held-out images of the same class; arguments as in `judge`."""
+    of_before = of_after = None
+    if heldout is not None:
+        of_before, of_after = (
+            separation(margins(ours, labels), margins(theirs, heldout[2]), labels, heldout[2])
+            for ours, theirs in zip((before, after), heldout[:2], strict=True)
+        )
+    if of_before is None or of_after is None:
+        words = f"how much was forgotten cannot be told: {numbers}, and that is no more than chance apart"
+        return Outcome("partly", words)
+    was, now = of_before.auc.value, of_after.auc.value
+    tolerance = max(LEAST_POINTS, _Z * max(of_before.chance, of_after.chance))
+    numbers += f"; margins tell them from held-out images of their classes with AUC {was:.0f} before, {now:.0f} after"
     if was - 50 > tolerance:
         return _state(was - 50, now - 50, tolerance, numbers)
     if now - 50 > tolerance:
