@@ -49,6 +49,12 @@ def test_no_model_gathers_an_image_of_its_fold(monkeypatch):
         assert all(np.isin(UNSEEN, rows).all() for rows in repetition)
 
 
+def test_answers_in_half_precision_are_finite():
+    found = bank.in_half(np.float32([[1e6, -1e6, 1.5]]))
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, np.float16([[60_000, -60_000, 1.5]]))
+
+
 def test_a_model_is_trained_for_its_share_of_the_epochs_in_one_cycle():
     recipe = BankSettings(epochs_share=0.4).recipe(RECIPE)
     assert (recipe.epochs, recipe.schedule, recipe.learning_rate) == (3, "onecycle", RECIPE.learning_rate)

@@ -13,9 +13,12 @@ from tests.preparation.made import CALL, DATA, RECIPE, gathered_rows
 from tests.tiny import TinyNet, tiny_data
 from tmu_jax import forget, refresh, training
 from tmu_jax.command.planning import of_request
+from tmu_jax.data import Split
 from tmu_jax.preparation import Estimate, judging
+from tmu_jax.preparation.calibration import Predicted
 from tmu_jax.preparation.choosing import is_rehearsed
 from tmu_jax.preparation.judging import expected_accuracy
+from tmu_jax.preparation.predicting import as_prediction
 from tmu_jax.preparation.rehearsal import Rehearsal
 from tmu_jax.training import predict
 from tmu_jax.unlearning.rewarm import relabel as rewarm_relabel
@@ -57,6 +60,43 @@ def test_requests_in_turn_leave_the_data_of_one_request(ready, in_turn):
 def test_the_second_request_starts_from_the_first_ones_model(in_turn):
     assert in_turn[1].model.original is in_turn[0].model
     assert in_turn[0].prepared.model is in_turn[0].model
+
+
+def test_a_request_with_held_out_images_of_its_own_is_evaluated(ready):
+    """`forget` takes the preparation's in their place, so what is predicted of those is not of these."""
+    own = tmu_jax.data.forget_indices(DATA, FIRST, ratio="all")
+    assert len(own.heldout) != len(ready.problem(own).heldout)
+    found = forget(ready, own, method="soft_twin")
+    evaluated = tmu_jax.evaluate(own, found.model, gold=ready.original)
+    assert evaluated.predictor is not None
+    assert evaluated.heldout_predictor is None
+    asked = tmu_jax.evaluate(ready.problem(own), found.model, gold=ready.original)
+    assert asked.predictor == evaluated.predictor
+    assert asked.heldout_predictor is not None
+
+
+def test_held_out_images_in_another_order_are_not_taken_for_the_preparations(ready):
+    problem = ready.problem(FIRST)
+    found = forget(ready, problem, method="soft_twin")
+    turned = dataclasses.replace(problem, heldout=Split(problem.pool, problem.heldout.indices[::-1]))
+    for one, is_known in ((problem, True), (turned, False)):
+        of_class = tmu_jax.evaluate(one, found.model, gold=ready.original, target_class=problem.target_classes[0])
+        assert (of_class.heldout_predictor is not None) == is_known
+
+
+def test_an_ensemble_is_no_model_that_a_later_request_could_start_from(ready):
+    with pytest.raises(ValueError, match="method='sisa' answers by a model of another kind"):
+        forget(ready, FIRST, method="sisa")
+
+
+def test_of_a_whole_class_nothing_is_sure_whatever_was_rounded(ready):
+    """The other classes of a sharpened distribution may all have rounded to 0."""
+    problem = ready.problem(np.flatnonzero(DATA.train_labels == 1))
+    sure = np.eye(4, dtype=np.float32)[problem.forget.labels]
+    predicted = Predicted(np.ones(len(sure)), sure)
+    found = as_prediction(ready.heldout, ready.calibration, predicted, np.zeros((len(sure), 5)), problem)
+    np.testing.assert_allclose(found.targets.sum(1), 1, rtol=1e-6)
+    assert not found.targets[:, 1].any()
 
 
 @pytest.mark.parametrize("method", ["soft_twin", "rewarm_twin", "rewarm"])

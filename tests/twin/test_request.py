@@ -13,6 +13,7 @@ from tests.tiny import TinyNet, tiny_data
 from tmu_jax import training, twin
 from tmu_jax.data import Split
 from tmu_jax.stages import given, ignore_progress
+from tmu_jax.statistics import separation
 from tmu_jax.training import Recipe
 from tmu_jax.twin import ProblemFeatures, TwinSettings, predictor
 from tmu_jax.twin import features as feature_functions
@@ -277,6 +278,22 @@ def test_images_that_are_drawn_otherwise_are_in_the_notes():
         original = tmu_jax.train(TinyNet(width=32), problem.train, recipe=recipe, key=jax.random.key(0))
         found = tmu_jax.unlearn("twin", problem, original, key=KEY, settings=QUICK)
         assert any("D_f is not drawn like D_test" in note for note in found.notes) == is_warned
+
+
+def test_copies_made_by_augmentation_are_no_draws(original, monkeypatch):
+    """Whether D_f is drawn like D_test is asked of images alone."""
+    problem = tmu_jax.data.forget_indices(tiny_data(num_train=400, num_test=40), range(40))
+    assert len(problem.heldout) > len(problem.heldout_images)
+    compared = []
+
+    def spy(*args):
+        compared.append([len(part) for part in args])
+        return separation(*args)
+
+    patch_everywhere(monkeypatch, separation, spy)
+    twin.measure_features(problem, original, original, (original,) * 2, QUICK)
+    images = len(problem.heldout_images)
+    assert compared == [[40, images, 40, images]]
 
 
 @pytest.mark.parametrize("is_finished", [True, False])

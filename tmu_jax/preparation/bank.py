@@ -136,11 +136,15 @@ def train_bank_model(
     model = train(module, trained, key=key, recipe=recipe, progress=progress)
     logits, _ = predict(model, Split(trained.pool, answered))
     if logits.shape[1] <= _MOST_CLASSES:
-        kept = np.clip(logits, -60_000, 60_000).astype(np.float16)
-        return BankModel(trained.indices, answered, kept, model.seconds, model.compile_seconds)
+        return BankModel(trained.indices, answered, in_half(logits), model.seconds, model.compile_seconds)
     largest = np.argpartition(-logits, _LARGEST, axis=1)[:, :_LARGEST].astype(np.int32)
     kept = np.take_along_axis(scipy.special.log_softmax(logits, axis=1), largest, axis=1).astype(np.float16)
     return BankModel(trained.indices, answered, kept, model.seconds, model.compile_seconds, largest, logits.shape[1])
+
+
+def in_half(logits: np.ndarray) -> np.ndarray:
+    """Logits as float16, cut off where they would be infinite."""
+    return np.clip(logits, -60_000, 60_000).astype(np.float16)
 
 
 def bank_stages(

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.special
 
 from tmu_jax.data import ForgetProblem, Split
+from tmu_jax.preparation.bank import in_half
 from tmu_jax.preparation.calibration import Calibration, Predicted, bank_features, fit_calibration
 from tmu_jax.preparation.predicting import as_prediction
 from tmu_jax.preparation.prepared import Prepared
@@ -35,7 +36,7 @@ class InRehearsal:
     def __call__(self, model: TrainedModel, problem: ForgetProblem) -> TwinPrediction:
         """Args: model: what the method made of M_t so far; problem: the rehearsal's."""
         prepared = self._prepared
-        self.answers = predict(model, prepared.heldout)[0].astype(np.float16)
+        self.answers = in_half(predict(model, prepared.heldout)[0])
         calibration = _learn(prepared, self.answers)
         place = np.searchsorted(prepared.heldout.indices, problem.forget.indices)
         found = Predicted(*(values[place] for values in calibration.heldout))

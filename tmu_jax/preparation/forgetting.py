@@ -186,6 +186,12 @@ def _usable(prepared: Prepared, method: Method) -> Method:
     """The method, if it forgets and has what it needs; else a ValueError."""
     if method.reference == "original":
         raise ValueError("method='original' forgets nothing; choose another one")
+    own = prepared.original.module
+    if method.module_of(own, **method.options) != own:
+        raise ValueError(
+            f"method={method.name!r} answers by a model of another kind, from which no later request can start; call "
+            "`unlearn`"
+        )
     if method.needs in ("bank", "datamodels") and prepared.bank is None:
         raise ValueError(f"method={method.name!r} learns from a bank, and folds=0 left none; prepare with folds=2")
     if method.start == "twin":

@@ -6,6 +6,8 @@ from tmu_jax.data import ForgetProblem, Split
 from tmu_jax.preparation.calibration import Calibration, Predicted, shift_to_count
 from tmu_jax.twin import TwinPrediction
 
+_SMALL = 1e-12
+
 
 def as_prediction(
     known: Split, calibration: Calibration, predicted: Predicted, features: np.ndarray, problem: ForgetProblem
@@ -23,6 +25,7 @@ def as_prediction(
     whole = np.isin(labels, problem.whole_classes)
     probability = np.where(whole, 0.0, predicted.probability)
     targets = np.array(predicted.targets)
+    targets[whole] = np.maximum(targets[whole], _SMALL)  # What was sharpened may have rounded all others to 0.
     targets[whole, labels[whole]] = 0
     targets[whole] /= targets[whole].sum(1, keepdims=True)
     if not whole.all():

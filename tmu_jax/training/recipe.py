@@ -145,8 +145,8 @@ class TrainedModel:
     ) -> pathlib.Path:
         """Writes the classifier as a folder that `tmu_jax.load` reads: variables, normalisation, recipe, checksums.
 
-        Of an unlearned model its method and notes go with it; never the original's parameters, the rows that were
-        forgotten, or what was predicted of them.
+        Of an unlearned model its method, its notes and the row numbers that it forgot go with it, so that whoever loads
+        it is not let train on them again; never the original's parameters, or what was predicted of the images.
 
         Args:
           folder: where; made, or replaced with `overwrite`.
@@ -203,6 +203,10 @@ class TrainedModel:
     def check_retrainable(self) -> None:
         """Raises ValueError where no such model can be trained anew: its recipe or fresh variables cannot be had."""
         _ = self.training_recipe
+        self.check_fresh()
+
+    def check_fresh(self) -> None:
+        """Raises ValueError where no fresh variables of the module can be had."""
         if isinstance(self.module, Adapter) and not self.module.starts_afresh:
             raise ValueError(NO_INIT)
 

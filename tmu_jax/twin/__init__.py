@@ -4,7 +4,7 @@ from tmu_jax.twin.features import FEATURES, Feature
 from tmu_jax.twin.labels import TwinPrediction, all_hard, predict_labels, scale_features
 from tmu_jax.twin.measure import ProblemFeatures, choose_eps, measure_features
 from tmu_jax.twin.models import train_curriculum, train_first_epoch, train_twin
-from tmu_jax.twin.request import predict_generalization, prediction_stage, trains_afresh
+from tmu_jax.twin.request import check_exclude, predict_generalization, prediction_stage, trains_afresh
 from tmu_jax.twin.settings import DEFAULT_SETTINGS, TwinSettings
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "TwinPrediction",
     "TwinSettings",
     "all_hard",
+    "check_exclude",
     "choose_eps",
     "measure_features",
     "predict_generalization",

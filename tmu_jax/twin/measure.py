@@ -100,7 +100,9 @@ def measure_features(
         notes = _twin_warning(problem, twin, settings) + _heldout_warning(problem, original, easy)
         # A model that was trained on one of the two alone tells them apart by that.
         if curriculum[0] is curriculum[1] and settings.curriculum_data != "train":
-            notes += _draw_warning(of_original[2], forget, of_twin[2], heldout)
+            # Copies made by augmentation are no draws.
+            own = np.isin(heldout.indices, problem.heldout_images.indices)
+            notes += _draw_warning(of_original[2], forget, of_twin[2][own], Split(problem.pool, heldout.indices[own]))
     # The same model twice is one training.
     trained = [twin, *{id(model): model for model in curriculum}.values()]
     return ProblemFeatures(

@@ -46,11 +46,24 @@ def predict_generalization(
       The prediction for each forgotten sample.
 
     Raises:
-      ValueError: before any work, where no curriculum model can be trained as the original was.
+      ValueError: before any work, where no curriculum model can be trained as the original was, or where it sees all
+        of D by the settings and `exclude` leaves something out.
     """
+    check_exclude(exclude, settings)
     if trains_afresh(problem, settings):
         original.check_retrainable()
     return compute(prediction_stage(problem, given(original), key, settings, exclude), progress)
+
+
+def check_exclude(exclude: np.ndarray | None, settings: TwinSettings) -> None:
+    """Raises ValueError where rows are to be left out of a curriculum model that leaves none out."""
+    if exclude is None or (settings.curriculum == "fresh" and settings.curriculum_data == "unseen"):
+        return
+    name = "curriculum" if settings.curriculum != "fresh" else "curriculum_data"
+    raise ValueError(
+        f"exclude has no use with {name}={getattr(settings, name)!r}; leave it out, or take curriculum='fresh' and "
+        "curriculum_data='unseen'"
+    )
 
 
 def prediction_stage(
