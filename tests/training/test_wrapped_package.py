@@ -123,6 +123,8 @@ def test_what_trains_as_the_original_was_trained_asks_for_its_recipe_before_any_
             ask(model)
         with pytest.raises(ValueError, match=r"init=None: fresh parameters cannot be made"):
             ask(bare)
+    with pytest.raises(ValueError, match=r"init=None: fresh parameters cannot be made"):
+        unlearn("bad_teacher", original=bare)
     with pytest.raises(ValueError, match=r"recipe=None"):
         unlearn("rewarm", original=model)
     whole = tmu_jax.data.forget_subset(DATA, target_classes=[1], num_forget="all")

@@ -66,11 +66,11 @@ def test_the_shift_is_the_difference_of_two_kernel_regressions(made):
     problem, original = made
     wanted = expected(problem, original, problem.retain.indices)
     seen = []
-    found = ntk.ntk.configured(None, {"ridge": RIDGE, "iterations": 200, "scale": 0.5}).apply(
+    found = ntk.ntk.configured(None, {"ridge": RIDGE, "iterations": 80, "scale": 0.5}).apply(
         problem, original, KEY, progress=lambda done, total: seen.append((done, total))
     )
     assert error_of(flat(found) - flat(original), 0.5 * wanted) < 1e-4
-    assert seen[0] == (1, 400)
+    assert seen[0] == (1, 160)
     assert found.notes[0].startswith("conjugate gradients of D ended after")
     assert found.notes[1].startswith("conjugate gradients of D_r ended after")
 
@@ -106,7 +106,7 @@ def test_after_few_iterations_it_is_nearer_than_two_separate_solutions(made):
 
 def test_fewer_retained_images_are_drawn_by_the_key(made):
     problem, original = made
-    found = tmu_jax.unlearn("ntk", problem, original, key=KEY, ridge=RIDGE, iterations=200, retained=15)
+    found = tmu_jax.unlearn("ntk", problem, original, key=KEY, ridge=RIDGE, iterations=80, retained=15)
     draw_key, _ = jax.random.split(key_for(KEY, "method ntk"))
     retain = ntk.drawn(problem.retain, 15, draw_key).indices
     assert len(np.unique(retain)) == 15

@@ -62,15 +62,16 @@ def test_its_epochs_are_the_published_ones(made):
     assert len(found.losses) == 3
 
 
-def test_its_work_is_the_images_that_it_draws(made, monkeypatch):
+@pytest.mark.parametrize("epochs", [2, 5])
+def test_its_work_is_the_images_that_it_draws(made, epochs, monkeypatch):
     problem, original = made
     own = tmu_jax.METHODS["scrub"]
-    recipe = dataclasses.replace(own.recipe, batch_size=4)
+    recipe = dataclasses.replace(own.recipe, batch_size=4, epochs=epochs)
     with gathered_rows(monkeypatch) as rows:
         tmu_jax.unlearn("scrub", problem, original, key=KEY, recipe=recipe, forget_batch=4)
     drawn = sum(part.size for part in rows)
     assert drawn == recipe.epochs * len(problem.retain) + 2 * len(problem.forget)
-    assert own.work(problem) == pytest.approx(drawn + PASS_WORK * len(problem.train))
+    assert own.configured(recipe).work(problem) == pytest.approx(drawn + PASS_WORK * len(problem.train))
 
 
 def test_the_losses_are_the_published_sums():

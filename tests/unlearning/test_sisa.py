@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import tmu_jax
+from tests.patching import patch_everywhere
 from tests.tiny import TinyNet, tiny_data
 from tests.unlearning import linear
+from tmu_jax import training
 from tmu_jax.data import Split
 from tmu_jax.stages import key_for
 from tmu_jax.training import Recipe, predict
@@ -154,7 +156,20 @@ def test_an_ensemble_is_saved_and_loaded_by_its_module(problem, original, tmp_pa
     assert found.module != ensemble.module_of(TinyNet(), 3)
 
 
-def test_what_cannot_be_divided_is_refused_by_name(problem, original, shards):
+def test_each_slice_has_a_key_of_its_own(problem, sliced, monkeypatch):
+    keys = []
+
+    def spy(*args, **kwargs):
+        keys.append(jax.random.key_data(args[8]).tolist())
+        return fit(*args, **kwargs)
+
+    fit = training.fit
+    patch_everywhere(monkeypatch, fit, spy)
+    sisa.trained_on(TinyNet(), problem.train, sliced[0].slices, sliced[0].key, RECIPE)
+    assert len(set(map(tuple, keys))) == len(keys) == 3
+
+
+def test_what_cannot_be_divided_is_refused_by_name(problem, original, shards, monkeypatch):
     for options, said in (
         ({"shards": 0}, "shards=0 must be a whole number, at least 1"),
         ({"slices": 1.5}, "slices=1.5 must be a whole number, at least 1"),
@@ -165,5 +180,10 @@ def test_what_cannot_be_divided_is_refused_by_name(problem, original, shards):
             tmu_jax.unlearn("sisa", problem, original, key=KEY, **options)
     with pytest.raises(ValueError, match="first slice is left without an image"):
         sisa.forget(shards, problem.train, shards[0].slices[0], RECIPE)
+    most = tmu_jax.data.forget_indices(tiny_data(), range(190), ratio="all")
+    with monkeypatch.context() as patch:
+        patch.setattr(sisa, "trained_on", lambda *args: pytest.fail("trained"))
+        with pytest.raises(ValueError, match="first slice is left without an image"):
+            tmu_jax.unlearn("sisa", most, original, key=KEY, shards=20)
     with pytest.raises(ValueError, match="recipe=None"):
         tmu_jax.unlearn("sisa", problem, dataclasses.replace(original, recipe=None), key=KEY)

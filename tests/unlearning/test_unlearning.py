@@ -550,6 +550,47 @@ def test_unknown_names_and_bad_options_are_refused(problem, original, monkeypatc
         tmu_jax.unlearn("negative_gradient", problem, original, key=KEY, alpha=1.5)
     with pytest.raises(ValueError, match="retain_share"):
         tmu_jax.unlearn("bad_teacher", problem, original, key=KEY, retain_share=0.0)
+    for method in ("rewarm", "soft_twin", "rewarm_twin"):
+        with pytest.raises(ValueError, match="makes its own of the training's and its options"):
+            METHODS[method].configured(SHORT)
+    odd = dataclasses.replace(SHORT, batch_size=33)
+    for method in ("negative_gradient", "twin_negative_gradient"):
+        with pytest.raises(ValueError, match="batch_size=33 must be even"):
+            tmu_jax.unlearn(method, problem, original, key=KEY, recipe=odd)
+    for changes in ({"curriculum": "first_epoch"}, {"curriculum_data": "train"}):
+        settings, rows = twin.TwinSettings(**changes), problem.retain.indices[:3]
+        name, value = next(iter(changes.items()))
+        with pytest.raises(ValueError, match=f"exclude has no use with {name}='{value}'"):
+            tmu_jax.unlearn("twin", problem, original, key=KEY, settings=settings, exclude=rows)
+        with pytest.raises(ValueError, match=f"exclude has no use with {name}='{value}'"):
+            tmu_jax.predict_generalization(problem, original, KEY, settings, exclude=rows)
+
+
+def test_whole_numbers_are_integers_whatever_they_were_given_as():
+    assert METHODS["ssd"].configured(None, {"group": 2.0}).options["group"].__index__() == 2
+    found = METHODS["unsir"].configured(None, {"copies": np.float32(2), "per_class": np.int64(5), "impair": 1})
+    assert [type(found.options[name]) for name in ("copies", "per_class")] == [int, int]
+    with pytest.raises(ValueError, match=r"group=1\.5"):
+        METHODS["ssd"].configured(None, {"group": 1.5})
+    with pytest.raises(ValueError, match="epochs=True of method 'rewarm' must be a finite number"):
+        METHODS["rewarm"].configured(None, {"epochs": True})
+
+
+@pytest.mark.parametrize(
+    ("name", "once"),
+    [
+        ("bad_teacher", lambda problem: (0.3 * len(problem.retain) + len(problem.forget)) / 3),
+        ("datamodel_matching", lambda problem: 4 * len(problem.forget) / 3),
+        ("salun", lambda problem: len(problem.forget)),
+        ("unsir", lambda problem: 256 * 2 * 40),
+        ("scrub", lambda problem: 2 * len(problem.forget) + len(problem.train) / 3),
+        ("finetune", lambda problem: 0),
+    ],
+)
+def test_what_is_done_once_is_counted_once(problem, name, once):
+    """A pass of predictions is a third of one of training."""
+    work = [METHODS[name].configured(dataclasses.replace(SHORT, epochs=n)).work(problem) for n in (2, 3)]
+    assert 3 * work[0] - 2 * work[1] == pytest.approx(once(problem), abs=1e-6)
 
 
 TWIN = twin.TwinSettings(

@@ -15,7 +15,7 @@ from tmu_jax.data.copies import copies_note, exact_copies
 from tmu_jax.stages import Progress, compute, given
 from tmu_jax.training import Recipe, TrainedModel
 from tmu_jax.training.checking import refuse_misfit
-from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, TwinSettings, prediction_stage, trains_afresh
+from tmu_jax.twin import DEFAULT_SETTINGS, TwinPrediction, TwinSettings, check_exclude, prediction_stage, trains_afresh
 from tmu_jax.unlearning import (
     amnesiac,
     bad_teacher,
@@ -164,7 +164,7 @@ def unlearn(
       original: the trained model, left intact.
       key: a PRNG key. With that of an experiment's record (and its recipe, settings and `exclude`) the result is the
         record's, to the last bit.
-      recipe: of the fine-tuning, in place of the method's own.
+      recipe: of the fine-tuning, in place of the method's own, but for its augmentation, which stays the original's.
       settings: of the twin problem, for a method that needs generalization labels.
       prediction: labels that are known already; a method of the twin problem predicts them here when None. One that
         needs a bank's takes them from `tmu_jax.prepare`.
@@ -210,6 +210,7 @@ def unlearn(
                 f"prediction is of {len(prediction.easy)} images, the request of {len(problem.forget)}; they must agree"
             )
         if prediction is None:
+            check_exclude(exclude, settings or DEFAULT_SETTINGS)
             labels = prediction_stage(problem, model, key, settings or DEFAULT_SETTINGS, exclude)
         elif settings is None and exclude is None:
             labels = given(prediction)

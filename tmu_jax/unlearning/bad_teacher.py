@@ -94,9 +94,19 @@ def check(retain_share: float) -> None:
         raise ValueError(f"retain_share={retain_share} must be above 0 and at most 1")
 
 
+def check_request(problem: ForgetProblem, original: TrainedModel) -> None:
+    """Raises ValueError where no fresh network like the original can be had."""
+    original.check_fresh()
+
+
 def draws(problem: ForgetProblem, retain_share: float) -> float:
-    """Images of its one epoch, and of the teachers' pass over them."""
-    return (1 + PASS_WORK) * (retain_share * len(problem.retain) + len(problem.forget))
+    """Images of an epoch."""
+    return retain_share * len(problem.retain) + len(problem.forget)
+
+
+def draws_once(problem: ForgetProblem, retain_share: float) -> float:
+    """The teachers' pass over the images of an epoch."""
+    return PASS_WORK * draws(problem, retain_share)
 
 
 def relabel(problem: ForgetProblem, original: TrainedModel, key: jax.Array, retain_share: float) -> Relabelling:
@@ -122,5 +132,7 @@ bad_teacher = Method(
         "epochs": Range(1, 5, "whole"),
     },
     check=check,
+    check_request=check_request,
     draws=draws,
+    draws_once=draws_once,
 )

@@ -92,9 +92,13 @@ def check(replay: float, ridge: float) -> None:
 
 
 def draws(problem: ForgetProblem, replay: float, ridge: float) -> float:
-    """Images of an epoch, and of its share of the original's pass over them."""
-    images = len(problem.forget) + min(len(problem.retain), round(replay * len(problem.forget)))
-    return (1 + PASS_WORK / RECIPE.epochs) * images
+    """Images of an epoch."""
+    return len(problem.forget) + min(len(problem.retain), round(replay * len(problem.forget)))
+
+
+def draws_once(problem: ForgetProblem, replay: float, ridge: float) -> float:
+    """The original's pass over the images of an epoch."""
+    return PASS_WORK * draws(problem, replay, ridge)
 
 
 datamodel_matching = Method(
@@ -110,4 +114,5 @@ datamodel_matching = Method(
     },
     check=check,
     draws=draws,
+    draws_once=draws_once,
 )

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import numbers
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from tmu_jax.training import ModuleLike, NoisyImages, Recipe, TrainedModel, fit
 from tmu_jax.training.packing import pack_recipe
 from tmu_jax.twin import TwinPrediction
 from tmu_jax.unlearning.needs import NEEDS, Foretell, PredictLogits
+from tmu_jax.unlearning.options import checked_options
 from tmu_jax.unlearning.ranges import OF_RECIPE, Range
 from tmu_jax.unlearning.relabelling import Relabel
 from tmu_jax.unlearning.unlearned import UnlearnedModel, as_unlearned, with_variables
@@ -47,8 +47,11 @@ class Method:
       check: called with the options before any work; raises ValueError for values out of range.
       draws: images that an epoch draws, called with (problem, **options), for estimates of time; all of D by default.
         Of all epochs together where the recipe is a function, but for `draws_an_epoch`: as many as the training has.
+      draws_once: the same for what is done once, whatever the epochs; nothing by default.
       run: for methods that are no relabelling: called as `run(problem, original, key, progress=…, **options)`, with
         `prediction=` where it is needed and `recipe=` where there is one; returns a `TrainedModel` or `UnlearnedModel`.
+      check_recipe: called with a recipe that is given in place of the method's own; raises ValueError where it cannot
+        be used.
       check_request: called with (problem, original) before any work; raises ValueError where the original lacks what
         the method takes from it.
       needs_updates: whether that is what its training kept of D_f's steps, `train(…, updates_of=…)`: the experiments
@@ -71,7 +74,9 @@ class Method:
     check: Callable[..., None] = lambda **options: None
     draws: Callable[..., float] = _every_image
     draws_an_epoch: bool = False
+    draws_once: Callable[..., float] = lambda problem, **options: 0.0
     run: Callable[..., TrainedModel] | None = None
+    check_recipe: Callable[[Recipe], None] = lambda recipe: None
     check_request: Callable[[ForgetProblem, TrainedModel], None] = lambda problem, original: None
     needs_updates: bool = False
     module_of: Callable[..., ModuleLike] = lambda module, **options: module
@@ -120,21 +125,15 @@ class Method:
         """The method with another recipe and other values of its options, checked.
 
         Raises:
-          ValueError: for an option that it does not have, a value out of range, or a recipe where it has none.
+          ValueError: for an option that it does not have, a value out of range, or a recipe where it has none or makes
+            its own of its options.
         """
-        options = options or {}
-        unknown = sorted(set(options) - set(self.options))
-        if unknown:
-            known = ", ".join(sorted(self.options)) or "none"
-            raise ValueError(
-                f"{unknown[0]}={options[unknown[0]]!r} is no option of method {self.name!r}; it has: {known}"
-            )
-        for name, value in options.items():
-            is_number = isinstance(self.options[name], int | float) and not isinstance(self.options[name], bool)
-            if is_number and not (isinstance(value, numbers.Real) and math.isfinite(value)):
-                raise ValueError(f"{name}={value!r} of method {self.name!r} must be a finite number")
-        if recipe is not None and self.recipe is None:
-            raise ValueError(f"recipe={recipe!r} has no use: method {self.name!r} does not fine-tune")
+        options = checked_options(self.name, self.options, options or {})
+        if recipe is not None:
+            if not isinstance(self.recipe, Recipe) and not self.draws_an_epoch:
+                why = "does not fine-tune" if self.recipe is None else "makes its own of the training's and its options"
+                raise ValueError(f"recipe={recipe!r} has no use: method {self.name!r} {why}")
+            self.check_recipe(recipe)
         return dataclasses.replace(self, recipe=recipe or self.recipe, options={**self.options, **options})
 
     def stage(self, problem: ForgetProblem, original: Stage, key: jax.Array, prediction: Stage | None = None) -> Stage:
@@ -208,7 +207,7 @@ class Method:
             epochs = self.recipe.epochs
         elif self.draws_an_epoch:
             epochs = (training or Recipe()).epochs
-        return epochs * self.draws(problem, **self.options)
+        return epochs * self.draws(problem, **self.options) + self.draws_once(problem, **self.options)
 
     def apply(
         self,

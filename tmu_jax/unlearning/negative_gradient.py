@@ -40,6 +40,12 @@ def check(alpha: float) -> None:
         raise ValueError(f"alpha={alpha} must lie between 0 and 1")
 
 
+def check_recipe(recipe: Recipe) -> None:
+    """Raises ValueError where a batch has no halves."""
+    if recipe.batch_size % 2:
+        raise ValueError(f"batch_size={recipe.batch_size} must be even: half of a batch is drawn from each set")
+
+
 def relabel(problem: ForgetProblem, original: TrainedModel, key: jax.Array, alpha: float) -> Relabelling:
     """Descends on D_r and ascends on D_f."""
     return ascend_on(problem, problem.retain.indices, problem.forget.indices, alpha)
@@ -56,5 +62,6 @@ negative_gradient = Method(
         "epochs": Range(1, 3, "whole"),
     },
     check=check,
+    check_recipe=check_recipe,
     draws=lambda problem, alpha: 2 * len(problem.retain),
 )

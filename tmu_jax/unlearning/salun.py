@@ -116,4 +116,5 @@ salun = Method(
         "epochs": Range(1, 5, "whole"),
     },
     check=check,
+    draws_once=lambda problem, share: len(problem.forget),  # For the mask.
 )

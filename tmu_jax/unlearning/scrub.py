@@ -174,18 +174,9 @@ def check(alpha: float, gamma: float, temperature: float, max_epochs: int, forge
         raise ValueError(f"rewind={rewind!r} must be True or False")
 
 
-def draws(
-    problem: ForgetProblem,
-    alpha: float,
-    gamma: float,
-    temperature: float,
-    max_epochs: int,
-    forget_batch: int,
-    rewind: bool,
-) -> float:
-    """Images of an epoch, and its share of the passes over D_f and of the teacher's."""
-    ascents = min(max_epochs, RECIPE.epochs) * len(problem.forget)
-    return len(problem.retain) + (ascents + PASS_WORK * len(problem.train)) / RECIPE.epochs
+def draws_once(problem: ForgetProblem, max_epochs: int, **others: float) -> float:
+    """Images of the passes over D_f, and the teacher's pass over D."""
+    return max_epochs * len(problem.forget) + PASS_WORK * len(problem.train)
 
 
 scrub = Method(
@@ -208,5 +199,6 @@ scrub = Method(
         "epochs": Range(3, 5, "whole"),
     },
     check=check,
-    draws=draws,
+    draws=lambda problem, **options: len(problem.retain),
+    draws_once=draws_once,
 )

@@ -78,11 +78,11 @@ def train(
       ValueError: for fewer images than slices, or too few epochs for so many slices.
     """
     check_division(len(data), recipe.epochs, shards, slices)
-    divide_key, *keys = jax.random.split(key, shards + 1)
-    found = []
-    for own_key, rows in zip(keys, divided(data, divide_key, shards, slices), strict=True):
-        found.append(Shard(rows, trained_on(module, data, rows, own_key, recipe), own_key))
-    return found
+    slices_of, keys = _division(data, key, shards, slices)
+    return [
+        Shard(rows, trained_on(module, data, rows, own_key, recipe), own_key)
+        for own_key, rows in zip(keys, slices_of, strict=True)
+    ]
 
 
 def forget(shards: list[Shard], data: Split, rows: np.ndarray, recipe: Recipe) -> list[Shard]:
@@ -97,6 +97,7 @@ def forget(shards: list[Shard], data: Split, rows: np.ndarray, recipe: Recipe) -
     Raises:
       ValueError: where a shard's first slice would be left without an image.
     """
+    _check_left([shard.slices for shard in shards], rows)
     found = []
     for shard in shards:
         hit = [number for number, one in enumerate(shard.slices) if np.isin(one, rows).any()]
@@ -110,6 +111,20 @@ def forget(shards: list[Shard], data: Split, rows: np.ndarray, recipe: Recipe) -
     return found
 
 
+def _division(
+    data: Split, key: jax.Array, shards: int, slices: int
+) -> tuple[list[tuple[np.ndarray, ...]], list[jax.Array]]:
+    """The slices of each shard, and the key of its training."""
+    divide_key, *keys = jax.random.split(key, shards + 1)
+    return divided(data, divide_key, shards, slices), keys
+
+
+def _check_left(slices_of: list[tuple[np.ndarray, ...]], rows: np.ndarray) -> None:
+    """Raises ValueError where a shard's first slice consists of these rows."""
+    if any(np.isin(slices[0], rows).all() for slices in slices_of):
+        raise ValueError("a shard's first slice is left without an image; take fewer shards or slices")
+
+
 def trained_on(
     module: ModuleLike,
     data: Split,
@@ -119,8 +134,6 @@ def trained_on(
     states: tuple[TrainedModel, ...] = (),
 ) -> tuple[TrainedModel, ...]:
     """The states of a shard after each of its slices, from those that are there already."""
-    if not len(slices[0]):
-        raise ValueError("a shard's first slice is left without an image; take fewer shards or slices")
     share, pool, found = 2 * recipe.epochs / (len(slices) + 1), data.pool, list(states)
     for number in range(len(states), len(slices)):
         rows = np.sort(np.concatenate(slices[: number + 1]))
@@ -139,7 +152,7 @@ def trained_on(
                 one_hot(pool.labels, pool.num_classes),
                 np.ones(len(pool.labels), np.float32),
                 own,
-                jax.random.fold_in(key, number),
+                jax.random.fold_in(key, number + 1),  # `train` above takes the keys that 0 and 1 give.
             )
             jax.block_until_ready(variables)
         found.append(
@@ -180,6 +193,8 @@ def run(
       shards: how many models.
       slices: of each shard.
     """
+    check_division(len(problem.train), recipe.epochs, shards, slices)
+    _check_left(_division(problem.train, key, shards, slices)[0], problem.forget.indices)
     with Stopwatch() as before:
         trained = train(original.module, problem.train, key=key, recipe=recipe, shards=shards, slices=slices)
     if progress is not None:
@@ -241,5 +256,6 @@ sisa = Method(
     check_request=check_request,
     draws=draws,
     draws_an_epoch=True,
+    version=2,
     module_of=lambda module, shards, slices: module_of(module, shards),
 )

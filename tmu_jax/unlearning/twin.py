@@ -10,7 +10,7 @@ import numpy as np
 from tmu_jax.data import ForgetProblem
 from tmu_jax.training import Recipe, Stream, TrainedModel
 from tmu_jax.unlearning.method import Method
-from tmu_jax.unlearning.negative_gradient import ascend_on, check
+from tmu_jax.unlearning.negative_gradient import ascend_on, check, check_recipe
 from tmu_jax.unlearning.relabelling import Relabelling, equal_weights, wrong_targets
 
 RECIPE = Recipe(epochs=5, batch_size=64, learning_rate=0.01, schedule="cosine")
@@ -38,5 +38,6 @@ twin_negative_gradient = Method(
     needs="prediction",
     options={"alpha": 0.95},
     check=check,
+    check_recipe=check_recipe,
     draws=lambda problem, alpha: 2 * len(problem.train),
 )

@@ -236,13 +236,19 @@ def check(
         raise ValueError(f"penalty={penalty} must be 0 or more")
 
 
-def draws(
-    problem: ForgetProblem, noise_images: int, noise_steps: int, copies: int, per_class: int, **others: float
-) -> float:
-    """Images of both epochs and of the noise's steps."""
+def draws(problem: ForgetProblem, noise_images: int, copies: int, per_class: int, **others: float) -> float:
+    """Images of an epoch of impairing, and of one of repair."""
     sizes = np.bincount(problem.retain.labels, minlength=problem.num_classes)
-    of_noise = noise_images * len(np.unique(problem.forget.labels))
-    return float(2 * np.minimum(sizes, per_class).sum() + of_noise * (copies + noise_steps))
+    return float(2 * np.minimum(sizes, per_class).sum() + _images_of_noise(problem, noise_images) * copies)
+
+
+def draws_once(problem: ForgetProblem, noise_images: int, noise_steps: int, **others: float) -> float:
+    """Images of the noise's steps."""
+    return float(_images_of_noise(problem, noise_images) * noise_steps)
+
+
+def _images_of_noise(problem: ForgetProblem, noise_images: int) -> int:
+    return noise_images * len(np.unique(problem.forget.labels))
 
 
 unsir = Method(
@@ -265,4 +271,5 @@ unsir = Method(
     },
     check=check,
     draws=draws,
+    draws_once=draws_once,
 )
