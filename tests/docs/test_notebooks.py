@@ -29,6 +29,7 @@ def synthetic_data():
     return tmu_jax.data.load("synthetic")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_as_written(path, synthetic_data, monkeypatch, tmp_path):
     """Each cell prints what is kept below it, but for its numbers and the names of methods that won by them."""
