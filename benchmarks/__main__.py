@@ -23,6 +23,7 @@ from benchmarks.cases import THREADS, Case, cases
 from benchmarks.client import RivalError, RivalProcess, Rivals
 from benchmarks.measure import Row, Say
 from benchmarks.output import Report
+from tmu_jax.command.parsing import parsed
 from tmu_jax.timing import Stopwatch
 
 PYTHON_VARIABLE = "TMU_JAX_RIVALS_PYTHON"
@@ -57,10 +58,16 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = tyro.cli(Options, args=arguments, prog="python -m benchmarks")
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)  # a file has no edge
+    try:
+        options = parsed(lambda: tyro.cli(Options, args=arguments, prog="python -m benchmarks"))
+    except ValueError as error:
+        console.print(f"error: {error}", highlight=False, markup=False)
+        return 2
+    if options is None:
+        return 0
     on_cpu = jax.default_backend() == "cpu"
     every = cases(options.scale, "cpu" if on_cpu else "cuda")
     try:

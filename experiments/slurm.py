@@ -19,6 +19,7 @@ import tyro
 from rich.console import Console
 
 from experiments.protocol import command
+from tmu_jax.command.parsing import parsed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     try:
         given = None if arguments is None else list(arguments)
-        options = tyro.cli(Options, args=given, prog="python -m experiments.slurm")
+        options = parsed(lambda: tyro.cli(Options, args=given, prog="python -m experiments.slurm"))
+        if options is None:
+            return 0
         jobs = submit(options)
     except (*command.ERRORS, RuntimeError) as error:
         return command.complain(error)

@@ -65,6 +65,7 @@ def kept_in(error: pytest.ExceptionInfo, elsewhere) -> str:
         ("nowhere", r"is a link to nothing; give a folder"),
         ("nowhere/below", r"lies in .*nowhere, which is a link to nothing"),
         ("a\0b", r"holds a null character"),
+        ("a\udcff", r"cannot be written to"),  # No name in UTF-8: Orbax has no other, and would say so after all work.
         ("\ud800", r"cannot be written to"),
         ("x" * 5000, r"cannot be written to \(File name too long\); give another folder"),
         ("/proc/x/y", r"cannot be written to \(.*\); give another folder"),

@@ -34,7 +34,7 @@ def check_folder(said: str, folder: os.PathLike[str] | str, num_bytes: int = 0) 
         raise TypeError(f"{said} must be the path of a folder, got a {type(folder).__name__}")
     place = pathlib.Path(folder)
     try:
-        if b"\0" in os.fsencode(place):
+        if b"\0" in str(place).encode("utf-8"):  # Orbax writes to paths of no other encoding.
             raise ValueError("holds a null character")
         above = next(one for one in (place.absolute(), *place.absolute().parents) if one.exists() or one.is_symlink())
         if not above.is_dir():
@@ -87,7 +87,7 @@ def write_or_keep(place: pathlib.Path, write: Callable[[pathlib.Path], Written])
                 if kept is not None:
                     shutil.rmtree(kept.parent, ignore_errors=True)
                 continue
-            raise OSError(f"{why}; it is kept in {str(kept)!r}, to be put in its place once there is room") from error
+            raise OSError(f"{why}; it is kept in {str(kept)!r}, to be put in place once that can be written") from error
         raise OSError(f"{why}, nor could it be kept anywhere else") from error
 
 

@@ -20,6 +20,7 @@ from flax import traverse_util
 from tmu_jax import devices
 from tmu_jax.places import check_room, write_or_keep
 from tmu_jax.resuming import EVERY, resumable
+from tmu_jax.text import parse_json
 
 _MANIFEST = "manifest.json"
 _OPTIONS = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
@@ -263,7 +264,7 @@ def _check(path: pathlib.Path, name: str) -> None:
         raise ValueError("it is no folder" if path.exists() else "it is a link to nothing")
     if not (path / _MANIFEST).is_file():
         raise ValueError("it was not finished, or was emptied")
-    manifest = json.loads((path / _MANIFEST).read_text())
+    manifest = parse_json((path / _MANIFEST).read_text())
     if manifest["name"] != name:
         raise ValueError(f"it is the stage {manifest['name']!r}")
     found = checksums(path / "0")

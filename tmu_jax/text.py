@@ -1,7 +1,9 @@
 """What objects say of themselves: plain ASCII for a terminal, a small escaped table for a notebook."""
 
 import html
+import json
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 _PLAIN = str.maketrans({"–": "-", "—": "-", "−": "-", "’": "'", "“": '"', "”": '"', "…": "...", "×": "x", "±": "+-"})
 _STEERING = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\n\t"}
@@ -10,6 +12,19 @@ _STEERING = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) n
 def ascii_text(text: str) -> str:
     r"""The text without what a terminal of another encoding cannot print, or is steered by; such as `\xe9`, `\x1b`."""
     return text.translate(_PLAIN | _STEERING).encode("ascii", "backslashreplace").decode("ascii")
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """What a JSON text says; of anything else, lists in lists without end included, a ValueError.
+
+    Args:
+      text: the text.
+      **options: of `json.loads`.
+    """
+    try:
+        return json.loads(text, **options)
+    except RecursionError:
+        raise ValueError("it holds lists or objects in one another without end") from None
 
 
 def html_table(caption: str, rows: Iterable[tuple[str, object]]) -> str:

@@ -1,7 +1,6 @@
 """The command line of an experiment: its checks, its first lines, its run and its report."""
 
 import dataclasses
-import math
 import os
 import pathlib
 import pickle
@@ -28,6 +27,7 @@ from tmu_jax.places import check_folder, reason
 from tmu_jax.resuming import Terminated, stop_on_terminate
 from tmu_jax.text import ascii_text
 
+_MOST_MINUTES = 7 * 24 * 60
 ERRORS = (ValueError, TypeError, OSError, ImportError, pickle.UnpicklingError, FloatingPointError)
 """What a caller's values or files may raise: said in one line."""
 
@@ -86,8 +86,8 @@ def prepare(experiment: Experiment, options: Any) -> Prepared:
     """
     if getattr(options, "methods", ("all",)) != ("all",):
         check_methods(options.methods)
-    if not 0 <= options.save_minutes < math.inf:
-        raise ValueError(f"save_minutes={options.save_minutes} must be minutes, 0 or more")
+    if not 0 <= options.save_minutes <= _MOST_MINUTES:
+        raise ValueError(f"save_minutes={options.save_minutes} must be minutes, 0 to {_MOST_MINUTES:,} (a week)")
     check_seeds(options)
     try:
         chosen, why = choose(experiment, options)

@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.report.files import write_whole
 from tmu_jax.stages import Stage
+from tmu_jax.text import parse_json
 
 Maker = dict[str, str | None]
 """As `environment.made_by` gives it, or what of it differs."""
@@ -31,7 +32,7 @@ def begun(folder: pathlib.Path, now: Maker) -> list[Maker]:
     path, before = folder / _FILE, list[Maker]()
     if any(one.is_dir() for one in folder.glob("*")):
         try:
-            before = [dict(maker) for maker in json.loads(path.read_text())]
+            before = [dict(maker) for maker in parse_json(path.read_text())]
         except (OSError, ValueError, TypeError):
             before = [_UNKNOWN]
     makers = [maker for maker in before if maker != now] + [now]

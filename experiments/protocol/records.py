@@ -60,6 +60,12 @@ class RecordTable:
     def _read(self) -> None:
         output = self._output
         self.records: list[Record] = read_records(output) if (output / "results.jsonl").exists() else []
+        lines: dict[tuple[Any, ...], int] = {}
+        for line, record in enumerate(self.records, 1):
+            first = lines.setdefault((*_row(record), record["target_class"]), line)
+            if first != line:
+                where = output / "results.jsonl"
+                raise ValueError(f"{where}, line {line}: says anew what line {first} says; remove one of them")
         self._features, self._samples = read_features(output), read_samples(output)
         self._done = self._complete()
 

@@ -3,7 +3,6 @@
 import gzip
 import itertools
 import json
-import numbers
 import os
 import pathlib
 import zlib
@@ -15,10 +14,14 @@ RECORD_KEYS = ("method", "target_class", "seed")
 SAMPLE_KEYS = ("request", "seed", "method", "labels")
 FEATURE_KEYS = ("problem", "NF", "AF", "CF", "easy")
 _TEXTS = {"experiment", "dataset", "preset", "arch", "requests", "class_name", "request", "variant", "heldout_source"}
+_TEXTS |= {"command", "device", "git_revision", "data_source"}
 _TEXTS |= {"ratio", "method", "stage", "run", "correct", "easy", "problem", "features_sha256"}
-_LISTS = {"notes", "tried", "distance", "probability", "classes", "seeds", "methods"}
+_LISTS = {"notes", "tried", "distance", "probability", "classes", "seeds", "methods", "why", "shortfalls"}
+_LISTS |= {"left_out"}
+_OF_NUMBERS = {"distance", "probability", "NF", "AF", "CF"}
 _OBJECTS = {"seconds_by_part", "stage_by_part", "preparation", "debt", "options", "made_elsewhere", "runs", "arms"}
-_OBJECTS |= {"rehearsed_untouched", "recipe"}
+_OBJECTS |= {"rehearsed_untouched", "recipe", "versions"}
+_OF_RUN = ("command", "device", "git_revision", "data_source", "versions", "why", "shortfalls")
 _IN_PARTS = ("distance", "probability")
 SAMPLES = "samples.json.gz"
 FEATURES = "features.json.gz"
@@ -40,13 +43,13 @@ def read_config(output: pathlib.Path) -> dict[str, Any]:
     found = _parsed(_text(path, remedy), f"{path}", remedy)
     if not isinstance(found, dict):
         raise ValueError(f"{path}: must hold a JSON object, not {_short(found)}; {remedy}")
-    _check(found, f"{path}", remedy, named=("runs", "arms"))
+    _check(found, f"{path}", remedy, named=("experiment", "runs", "arms", "left_out"))
     for name in ("runs", "arms"):
         for key, inner in (found.get(name) or {}).items():
             if not isinstance(inner, dict):
                 raise ValueError(f"{path}: {key!r} in {name} must be an object, not {_short(inner)}; {remedy}")
             where = f"{path}: {key!r} in {name}"
-            _check(inner, where, remedy, named=("classes", "seeds", "methods", "recipe", *_OF_ARM))
+            _check(inner, where, remedy, named=("classes", "seeds", "methods", "recipe", *_OF_ARM, *_OF_RUN))
             _check(inner.get("recipe") or {}, f"{where}: recipe", remedy, named=_OF_RECIPE)
     return found
 
@@ -180,7 +183,7 @@ def _entries(path: pathlib.Path, keys: tuple[str, ...], lists: Collection[str] =
 
 def _entry(line: str, where: str, keys: tuple[str, ...], lists: Collection[str] = _LISTS) -> dict[str, Any]:
     found = _parsed(line, where, "remove the line")
-    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+    missing = [key for key in keys if not isinstance(found, dict) or found.get(key) is None]
     if missing:
         raise ValueError(f"{where}: must be an object with {', '.join(missing)}, not {_short(found)}; remove the line")
     _check(found, where, "remove the line", lists=lists)
@@ -203,11 +206,13 @@ def _check(
         if value is None or (named is not None and name not in named) or name == "labels":
             continue
         if name in lists or name.endswith("_interval"):
-            fits, right = isinstance(value, list) and all(map(_is_plain, value)), "a list"
+            of_numbers = name in _OF_NUMBERS or name.endswith("_interval")
+            fits = isinstance(value, list) and all(map(_is_number if of_numbers else _is_plain, value))
+            right = "a list of numbers" if of_numbers else "a list"
         elif name in _OBJECTS:
             fits, right = isinstance(value, dict), "an object"
             if fits and name == "seconds_by_part":
-                fits, right = all(isinstance(one, numbers.Real) for one in value.values()), "an object of numbers"
+                fits, right = all(map(_is_number, value.values())), "an object of numbers"
             if fits and name == "made_elsewhere":
                 fits, right = all(map(_is_made, value.values())), "an object of stages with `label` and `by`"
         elif name == "easy":
@@ -217,7 +222,7 @@ def _check(
         elif name in ("target_class", "num_forget"):
             fits, right = _is_plain(value), "a number or a text"
         else:
-            fits, right = isinstance(value, numbers.Real), "a number"
+            fits, right = _is_number(value), "a number"
         if not fits:
             raise ValueError(f"{where}: {name} must be {right}, not {_short(value)}; {remedy}")
 
@@ -230,8 +235,13 @@ def _is_made(value: Any) -> bool:
     return "label" in value and isinstance(by, list) and all(isinstance(maker, dict) for maker in by)
 
 
+def _is_number(value: Any) -> bool:
+    """Whether it is a number, and one that a float holds."""
+    return isinstance(value, int | float) and not abs(value) > 1e300
+
+
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, numbers.Real | str) or (isinstance(value, dict) and "options" in value)
+    return _is_number(value) or isinstance(value, str) or (isinstance(value, dict) and "options" in value)
 
 
 def _text(path: pathlib.Path, remedy: str) -> str:

@@ -57,6 +57,8 @@ def write_report(output: pathlib.Path, body: Body | None = None) -> pathlib.Path
         ValueError: one of the files is broken, or there are no records.
     """
     config, groups = read_config(output), load_results(output)
+    if missing := [name for name in ("experiment", "runs", "arms") if not config.get(name)]:
+        raise ValueError(f"{output / 'config.json'}: holds no {missing[0]}; restore the file, or choose another folder")
     body = body or standard(output)
     sections = [*body.sections, *standing(config, groups)]
     for picture in (body.picture, *(part for section in sections for part in section.parts)):

@@ -253,6 +253,13 @@ def test_the_command_writes_its_rows_and_says_that_there_are_no_rivals(tmp_path,
     assert "| distances-20x100x16 |" in path.with_suffix(".md").read_text()
 
 
+def test_a_misspelt_option_is_one_line(capsys):
+    assert program.main(["--reapets", "2"]) == 2
+    said = capsys.readouterr().out
+    assert said.startswith("error: Unrecognized options")
+    assert "--reapets" in said
+
+
 def test_an_interrupted_run_keeps_what_it_has_and_names_the_rest(monkeypatch):
     def stop(case, *_):
         if case.kind == "predictor":

@@ -188,14 +188,17 @@ def test_broken_link_is_named_without_a_path(tmp_path):
     assert result.skipped == ("a/link.jpg: cannot be read (No such file or directory)",)
 
 
-def test_a_pipe_and_a_link_to_itself_are_skipped_and_named(tmp_path):
+def test_a_pipe_a_huge_file_and_a_link_to_itself_are_skipped_and_named(tmp_path):
     folder = write(tmp_path, identities(a=4, b=3))
     os.mkfifo(folder / "a" / "f.png")
     (folder / "b" / "loop.png").symlink_to("loop.png")
     (folder / "c").symlink_to("c")
+    with (folder / "b" / "huge.png").open("wb") as file:
+        file.truncate(1 << 40)  # A hole: it takes no room on the disk.
     result = from_image_folder(folder, **QUIET)
     assert result.skipped == (
         "a/f.png: damaged (it is no regular file)",
+        "b/huge.png: damaged (its 1,100 GB are no image's)",
         "b/loop.png: cannot be read (Too many levels of symbolic links)",
         "1 file ignored: hidden, or by name no image",
     )

@@ -58,6 +58,7 @@ def test_the_papers_setting_is_said(tmp_path):
             "error: batch_size=64 of preset quick must be at most 32, the training images; give",
         ),
         (["--stages", "/dev/null"], "error: stages='/dev/null' is a file; give a folder"),
+        (["--save-minutes", "1e308"], "error: save_minutes=1e+308 must be minutes, 0 to 10,080 (a week)"),
         (["--seeds", "1.5"], "error: Value error Error parsing --seeds:"),
     ],
 )

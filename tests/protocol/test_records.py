@@ -11,7 +11,8 @@ from experiments.protocol.records import PROVENANCE, RecordTable, with_run, writ
 from experiments.report.files import FEATURES, SAMPLES
 
 CELL = {"variant": "default", "num_forget": 3, "ratio": "dataset", "request": "class 1", "seed": 0}
-FIRST = {"experiment": "test", **dict.fromkeys(PROVENANCE, "first")}
+OF_FIRST = {**dict.fromkeys(PROVENANCE, "first"), "versions": {"jax": "first"}, "why": ["first"], "shortfalls": []}
+FIRST = {"experiment": "test", **OF_FIRST}
 SECOND = FIRST | {"git_revision": "second"}
 GOLD = "101"
 
@@ -76,10 +77,20 @@ def held(folder):
 
 def test_a_run_is_told_once_and_what_was_not_measured_is_not_there(table, tmp_path):
     found = held(tmp_path)
-    assert list(found["config"]["runs"].values()) == [{key: "first" for key in PROVENANCE}]
+    assert list(found["config"]["runs"].values()) == [OF_FIRST]
     assert {record["run"] for record in found["records"]} == set(found["config"]["runs"]) == {table.run}
     assert not {"kl", *PROVENANCE} & {key for record in found["records"] for key in record}
     assert found["records"] == table.records == opened(tmp_path, FIRST).records
+
+
+def test_two_records_of_one_row_are_named_and_neither_is_taken(table, tmp_path):
+    path = tmp_path / "results.jsonl"
+    first, *others = path.read_text().splitlines()
+    again = json.dumps(json.loads(first) | {"forget_accuracy": 99.0})
+    path.write_text("\n".join([first, *others, again, ""]))
+    said = f"results.jsonl, line {len(others) + 2}: says anew what line 1 says; remove one of them"
+    with pytest.raises(ValueError, match=said):
+        opened(tmp_path, FIRST)
 
 
 def test_a_cell_is_replaced_whole_in_its_place(table, tmp_path):

@@ -99,8 +99,20 @@ def test_samples_with_too_few_answers_are_refused(tmp_path, change, message):
         ("config.json", '{"arms": {"default": {"recipe": 5}}}', "'default' in arms: recipe must be an object, not 5"),
         ("config.json", '{"arms": {"a": {"recipe": {"epochs": "x"}}}}', "'a' in arms: recipe: epochs must be a number"),
         ("config.json", '{"arms": {"a": {"dataset": [1]}}}', r"'a' in arms: dataset must be a text, not \[1\]"),
+        ("config.json", '{"runs": {"a": {"versions": "x"}}}', "'a' in runs: versions must be an object"),
+        ("config.json", '{"runs": {"a": {"why": [null]}}}', "'a' in runs: why must be a list"),
+        ("config.json", '{"runs": {"a": {"device": []}}}', "'a' in runs: device must be a text"),
+        ("config.json", '{"left_out": 1}', "left_out must be a list, not 1"),
         ("config.json", "[" * 100_000, "cannot be read"),
         ("config.json", "1" * 5000, "cannot be read"),
+        ("results.jsonl", '{"method": null, "target_class": 1, "seed": 0}', "line 1: must be an object with method"),
+        ("results.jsonl", '{"method": "a", "target_class": null, "seed": 0}', "must be an object with target_class"),
+        ("results.jsonl", '{"method": "a", "target_class": 1, "seed": Infinity}', "line 1: seed must be a number"),
+        (
+            "results.jsonl",
+            '{"method": "a", "target_class": 1, "seed": 0, "kl": 1%s}' % ("0" * 400),
+            "kl must be a number",
+        ),
         ("results.jsonl", '{"method": 5, "target_class": 1, "seed": 0}', "line 1: method must be a text, not 5"),
         ("results.jsonl", '{"method": "a", "target_class": 1, "seed": {}}', "line 1: seed must be a number"),
     ],
@@ -134,6 +146,12 @@ def test_a_broken_archive_of_samples_is_named(tmp_path, change, said):
     assert read_samples(tmp_path) == [SAMPLE]
     (tmp_path / SAMPLES).write_bytes(change((tmp_path / SAMPLES).read_bytes()))
     with pytest.raises(ValueError, match=f"{SAMPLES}.*{said}"):
+        read_samples(tmp_path)
+
+
+def test_texts_among_numbers_of_samples_are_named(tmp_path):
+    write_whole(tmp_path / SAMPLES, lines_of([SAMPLE | {"distance": ["x", 1, 2, 3, 4, 5]}]))
+    with pytest.raises(ValueError, match=f"{SAMPLES}, line 2: distance must be a list of numbers"):
         read_samples(tmp_path)
 
 

@@ -254,6 +254,7 @@ def test_what_does_not_close_a_request(ledger, original, tmp_path):
         (lambda lines: [lines[0], lines[2]], "line 2 is damaged"),  # one left out
         (lambda lines: [lines[0], lines[2], lines[1]], "line 2 is damaged"),
         (lambda lines: [*lines[:2], lines[2][:40]], "line 3 is damaged: it is no JSON"),
+        (lambda lines: [*lines[:2], b"[" * 100_000], "line 3 is damaged: it is no JSON"),
         (lambda lines: [*lines[:2], b"[1]"], "line 3 is damaged: it is no JSON object"),
         (lambda lines: [lines[0].replace(b'"format": 1', b'"format": 2'), *lines[1:]], "of format 2"),
         (lambda lines: [b"{}", *lines[1:]], "line 1 is damaged: it holds no salt"),

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from tmu_jax.data import Pool
 from tmu_jax.data.demand import add_to, head
+from tmu_jax.text import parse_json
 
 SCHEMA = "tmu_jax evidence 1"
 PrivateKey = Ed25519PrivateKey | pathlib.Path | str
@@ -51,7 +52,7 @@ def parse(content: bytes) -> dict[str, Any]:
     def no_number(name: str) -> Any:
         raise ValueError(f"{name} is no number of JSON")
 
-    document = json.loads(content.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_number)
+    document = parse_json(content.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_number)
     if not isinstance(document, dict):
         raise ValueError("it is no JSON object")
     return document

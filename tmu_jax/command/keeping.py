@@ -21,6 +21,7 @@ from tmu_jax.preparation import Forgotten, Prepared, load_prepared, save_prepare
 from tmu_jax.preparation.saving import as_trained, contents
 from tmu_jax.requests import Ledger, Request
 from tmu_jax.store import real_lock
+from tmu_jax.text import parse_json
 from tmu_jax.training import TrainedModel
 from tmu_jax.training.saving import state_of, weights_digest
 from tmu_jax.unlearning import load
@@ -220,7 +221,7 @@ def _read(place: pathlib.Path) -> Settings | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = parse_json(path.read_text("utf-8"))
         return Settings(**{**found, "known": tuple(found["known"])})
     except (ValueError, TypeError, KeyError) as error:
         raise RefusedError(f"--ledger {place.parent}: {path} is damaged; remove {place} and prepare anew") from error

@@ -13,6 +13,7 @@ from tmu_jax.command.inputs import RefusedError, check_new_folder
 from tmu_jax.data import Dataset, ForgetProblem
 from tmu_jax.preparation import Forgotten
 from tmu_jax.requests import Copies, Request
+from tmu_jax.text import parse_json
 from tmu_jax.training.saving import Format
 
 _MARK = "unfinished.json"
@@ -33,7 +34,7 @@ def check_output(text: str, requests: tuple[Request, ...]) -> tuple[pathlib.Path
     if not place.exists() or not any(place.iterdir()):
         return place, None
     try:
-        mark = json.loads((place / _MARK).read_text("utf-8"))
+        mark = parse_json((place / _MARK).read_text("utf-8"))
         own = next(one for one in requests if (one.number, one.time) == (mark["number"], mark["time"]))
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         raise RefusedError(f"--output {text}: is not empty; give a new folder") from None

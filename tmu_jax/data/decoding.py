@@ -19,6 +19,7 @@ MAX_PIXELS = 50_000_000
 # No other reader of Pillow's is admitted: some of them start programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _ORIENTATION_TAG = 0x0112
+_MOST_BYTES = 1 << 30
 # What makes an image upright again, by its EXIF orientation from 2 on.
 _TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split()
 
@@ -86,8 +87,11 @@ def decode_all(reads: Sequence[Callable[[], bytes]], image_size: int, progress: 
 
 def read_file(path: pathlib.Path) -> bytes:
     """The content of a regular file; of anything else a ValueError, as a pipe would be waited for without end."""
-    if not stat.S_ISREG(path.stat().st_mode):
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
         raise ValueError("it is no regular file")
+    if found.st_size > _MOST_BYTES:
+        raise ValueError(f"its {found.st_size / 1e9:,.0f} GB are no image's")
     return path.read_bytes()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from tmu_jax.store import lock_file
+from tmu_jax.text import parse_json
 
 FORMAT = 1
 NAME = "ledger.jsonl"
@@ -110,7 +111,7 @@ class Book:
 
     def _line(self, number: int, text: bytes) -> dict[str, Any]:
         try:
-            line = json.loads(text)
+            line = parse_json(text)
         except ValueError as error:
             raise ValueError(f"{self.path}, line {number} is damaged: it is no JSON") from error
         if not isinstance(line, dict):

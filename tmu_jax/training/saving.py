@@ -20,6 +20,7 @@ from safetensors.numpy import save as safetensors_save
 from tmu_jax import models
 from tmu_jax.places import write_or_keep
 from tmu_jax.store import Saved, StageStore, checksums, write_stage
+from tmu_jax.text import parse_json
 from tmu_jax.training.adapter import Adapter, ModuleLike
 from tmu_jax.training.packing import pack, unpack_model
 from tmu_jax.training.recipe import Format, TrainedModel
@@ -201,7 +202,7 @@ def _own_module(architecture: dict[str, Any], folder: pathlib.Path | str) -> nn.
 
 def _manifest(path: pathlib.Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = parse_json(path.read_bytes())
         seal = manifest.pop("manifest")
         text = json.dumps(manifest, indent=1, sort_keys=True)
     except (ValueError, AttributeError, KeyError):

@@ -1,11 +1,11 @@
 """Recipes that were found by rehearsal and ship with every try; `python -m experiments.tune` writes them."""
 
 import importlib.resources
-import json
 import pathlib
 from importlib.resources.abc import Traversable
 from typing import Any
 
+from tmu_jax.text import parse_json
 from tmu_jax.training.packing import unpack_recipe
 from tmu_jax.unlearning.method import Method
 
@@ -32,7 +32,7 @@ def read_recipes(recipes: str | pathlib.Path) -> dict[str, Any]:
     """What a file of recipes holds, by the method's name: `chosen` and `tries`; errors as `tmu_jax.tuned`."""
     path = _shipped() / f"{recipes}.json" if ships(recipes) else pathlib.Path(recipes)
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = parse_json(path.read_text("utf-8"))
         methods = found["methods"]
         for held in methods.values():
             unpack_recipe(held["chosen"]["recipe"])
