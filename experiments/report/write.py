@@ -41,6 +41,9 @@ GAP = 2
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
+_ELSEWHERE = Text("(On another processor the answers on a few images differ.)", style="dim")
+
+
 def write_report(output: pathlib.Path, body: Body | None = None) -> pathlib.Path:
     """Writes `report.md`, `report.html` and the pictures beside the records that they are made from.
 
@@ -93,7 +96,7 @@ def print_table(output: pathlib.Path, console: Console | None = None, body: Body
     sentence = Text(_encodable(body.sentence, console))
     void = Text(_encodable(warning(read_records(output)), console), style="yellow")
     folder = Text(plain(f"records and report: {output / 'report.html'}"))
-    below = sum(len(console.render_lines(text)) for text in (void, sentence, folder) if text)
+    below = sum(len(console.render_lines(text)) for text in (void, sentence, _ELSEWHERE, folder) if text)
     table = body.table.compact or body.table
     console.print(Text(f"{table.title}:", style="bold"))
     _print_fitting(table, console, SCREEN_LINES - below - 3)
@@ -101,6 +104,7 @@ def print_table(output: pathlib.Path, console: Console | None = None, body: Body
     if void:
         console.print(void)
     console.print(sentence)
+    console.print(_ELSEWHERE)
     console.print(folder, soft_wrap=True)
 
 

@@ -159,6 +159,7 @@ def test_the_last_screen_fits(tmp_path, width):
     assert len(lines) <= SCREEN_LINES
     assert max(map(len, lines[:-1])) <= width
     assert "report.html" in lines[-1]
+    assert "On another processor the answers" in " ".join(lines[-4:])
     assert lines[0] == "Means over 2 classes, 2 seeds:"
     rows = [line for line in lines if re.match(r"^(original|my own|floor: majority) ", line)]
     assert [line.split()[:1] for line in rows] == [["original"], ["my"], ["floor:"]]
