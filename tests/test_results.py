@@ -13,8 +13,8 @@ from experiments.cifar10 import EXPERIMENT as CIFAR10
 from experiments.cifar100 import EXPERIMENT as CIFAR100
 from experiments.compare import EXPERIMENT as COMPARE
 from experiments.forget_size import EXPERIMENT as FORGET_SIZE
-from experiments.protocol.records import PROVENANCE, RecordTable
-from experiments.report.files import read_config, read_features, read_records, read_samples
+from experiments.protocol.records import RecordTable
+from experiments.report.files import PROVENANCE, read_config, read_features, read_records, read_samples
 from experiments.report.samples import disagreements
 from experiments.report.write import standard, write_report
 from experiments.requests import EXPERIMENT as REQUESTS

@@ -11,6 +11,7 @@ from experiments.protocol.graph import Graph
 from experiments.protocol.requests import FLOORS
 from experiments.report.files import (
     FEATURES,
+    PROVENANCE,
     SAMPLES,
     packed,
     packed_features,
@@ -28,9 +29,6 @@ from tmu_jax.places import write_or_keep
 from tmu_jax.store import lock_file
 
 Record = dict[str, Any]
-
-PROVENANCE = ("command", "versions", "device", "git_revision", "data_source", "why", "shortfalls")
-"""What is true of a whole run: kept once in config.json, under the name that each of the run's records gives."""
 
 
 class RecordTable:

@@ -21,7 +21,8 @@ _LISTS |= {"left_out"}
 _OF_NUMBERS = {"distance", "probability", "NF", "AF", "CF"}
 _OBJECTS = {"seconds_by_part", "stage_by_part", "preparation", "debt", "options", "made_elsewhere", "runs", "arms"}
 _OBJECTS |= {"rehearsed_untouched", "recipe", "versions"}
-_OF_RUN = ("command", "device", "git_revision", "data_source", "versions", "why", "shortfalls")
+PROVENANCE = ("command", "versions", "device", "git_revision", "data_source", "why", "shortfalls")
+"""What is true of a whole run: kept once in config.json, under the name that each of the run's records gives."""
 _IN_PARTS = ("distance", "probability")
 SAMPLES = "samples.json.gz"
 FEATURES = "features.json.gz"
@@ -49,7 +50,7 @@ def read_config(output: pathlib.Path) -> dict[str, Any]:
             if not isinstance(inner, dict):
                 raise ValueError(f"{path}: {key!r} in {name} must be an object, not {_short(inner)}; {remedy}")
             where = f"{path}: {key!r} in {name}"
-            _check(inner, where, remedy, named=("classes", "seeds", "methods", "recipe", *_OF_ARM, *_OF_RUN))
+            _check(inner, where, remedy, named=("classes", "seeds", "methods", "recipe", *_OF_ARM, *PROVENANCE))
             _check(inner.get("recipe") or {}, f"{where}: recipe", remedy, named=_OF_RECIPE)
     return found
 

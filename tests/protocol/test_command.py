@@ -7,7 +7,7 @@ import pathlib
 import pytest
 from rich.console import Console
 
-from experiments import ablation, cifar10
+from experiments import ablation, cifar10, slurm
 from experiments.protocol import command
 
 
@@ -44,6 +44,13 @@ def test_the_papers_setting_is_said(tmp_path):
     assert first_screen(prepared, short=[])[0].splitlines()[1] == "the paper's setting"
     text, _ = first_screen(prepared, short=["3 epochs instead of 30"])
     assert text.splitlines()[1] == "NOT the paper's setting: 3 epochs; see config.json"
+
+
+def test_a_misspelt_option_of_slurm_is_one_line(capsys):
+    assert slurm.main(["--adress", "host:1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: Required options")
+    assert "--adress" in line
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments.protocol.records import PROVENANCE, RecordTable, with_run, write_whole
-from experiments.report.files import FEATURES, SAMPLES
+from experiments.protocol.records import RecordTable, with_run, write_whole
+from experiments.report.files import FEATURES, PROVENANCE, SAMPLES
 
 CELL = {"variant": "default", "num_forget": 3, "ratio": "dataset", "request": "class 1", "seed": 0}
 OF_FIRST = {**dict.fromkeys(PROVENANCE, "first"), "versions": {"jax": "first"}, "why": ["first"], "shortfalls": []}
